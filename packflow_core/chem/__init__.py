@@ -1,0 +1,1 @@
+"""Molecules: graphs, features, conformers, hydrogens and the repair of generated molecules."""

@@ -1,0 +1,1 @@
+"""Crystals: the one representation that every stage reads and writes, and its geometry."""

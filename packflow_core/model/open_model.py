@@ -1,0 +1,287 @@
+"""`preset="open"`: our network. The same idea as the published one, with better-posed inputs.
+
+What differs from `official` and why:
+- categorical features are embedded instead of fed as numbers; bond features sit on their bonds;
+- every layer has a bias of its own, from the relation of two atoms (bond type, 1-3, 1-4, ...) and
+  from their distance in the current state, periodic between molecules, whole inside a molecule;
+- coordinates enter also as periodic functions of the fractional coordinates;
+- lengths are logarithms relative to the cell volume expected from the atoms: always positive;
+- times are scaled, and coordinates are in units in which their spread is about one;
+- the velocity has a part along the vectors to other atoms, which sharpens bonds and contacts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from packflow_core.chem.features import ATOM_FEATURE_SIZES
+from packflow_core.crystal.lattice import constrain, unconstrain
+from packflow_core.model.attention import Trunk, mlp, time_embedding
+from packflow_core.model.batch import N_PAIR_CODES, GraphBatch
+
+FloatArray = NDArray[np.float64]
+
+#: Unit of the coordinates inside the network, in Å.
+LENGTH_UNIT = 3.0
+#: One unit of the lattice state is this much in the logarithm of a length.
+LOG_LENGTH_UNIT = 0.35
+_TIME_SCALE = 1000.0
+#: Radial functions: fine ones where bonds are, coarse ones up to the cutoff (Å).
+_N_FINE, _N_COARSE, _RADIAL_CUTOFF = 12, 8, 9.0
+_N_PAIR_FEATURES = N_PAIR_CODES + _N_FINE + 2 * _N_COARSE
+#: Bias that silences a padded atom; finite, so that padded rows stay finite too.
+_MASKED = -1e4
+
+
+@dataclass(frozen=True)
+class OpenConfig:
+    """Shape of an open model."""
+
+    d_model: int = 256
+    nhead: int = 8
+    num_layers: int = 6
+    dim_feedforward: int = 768
+    time_embed_dim: int = 64
+    pair_dim: int = 32
+
+
+@dataclass(frozen=True)
+class OpenContext:
+    """What depends on the graph alone, shared by all candidates of a target."""
+
+    tokens: Tensor  # [B, N, d]
+    relation: Tensor  # [B, N_PAIR_CODES, N, N] one-hot relation
+    pair_atoms: tuple[Tensor, Tensor]  # [B, P, N, 1] and [B, P, 1, N], from the two atoms
+    padded: Tensor  # [B, 1, 1, N] bool, padded keys
+    same_molecule: Tensor  # [B, N, N] bool
+
+
+def decode_cell(lattice: Tensor, volume: Tensor) -> Tensor:
+    """Cell matrices [B, 3, 3] in Å (c along z) of lattice states [B, 6], in torch.
+
+    Args:
+        lattice: log(length / cbrt(volume)) / LOG_LENGTH_UNIT, then logit((angle - 60) / 60).
+        volume: [B, 1] expected cell volume in Å^3.
+
+    The angles of a noisy state may close no cell; the determinant is then bounded from below, so
+    that the matrix stays invertible. Final cells are checked elsewhere.
+    """
+    lengths = torch.exp(LOG_LENGTH_UNIT * lattice[:, :3].clamp(-6, 6)) * volume ** (1 / 3)
+    angles = torch.deg2rad(60.0 + 60.0 * torch.sigmoid(lattice[:, 3:]))
+    cos_a, cos_b, cos_g = angles.cos().unbind(-1)
+    sin_a, sin_b = angles[:, 0].sin(), angles[:, 1].sin()
+    cos_gs = ((cos_a * cos_b - cos_g) / (sin_a * sin_b)).clamp(-0.95, 0.95)
+    sin_gs = (1 - cos_gs**2).sqrt()
+    zero = torch.zeros_like(cos_a)
+    a, b, c = lengths.unbind(-1)
+    rows = [
+        torch.stack([a * sin_b, zero, a * cos_b], -1),
+        torch.stack([-b * sin_a * cos_gs, b * sin_a * sin_gs, b * cos_a], -1),
+        torch.stack([zero, zero, c], -1),
+    ]
+    return torch.stack(rows, -2)
+
+
+def encode_lattice(parameters: FloatArray, volume: FloatArray | float) -> FloatArray:
+    """Lattice states [..., 6] of parameters [..., 6] (Å, degrees); see `decode_cell`.
+
+    Args:
+        parameters: a, b, c in Å and angles in degrees, angles strictly between 60 and 120.
+        volume: [...] expected cell volume in Å^3.
+    """
+    state = unconstrain(parameters)
+    scale = np.cbrt(np.asarray(volume, dtype=np.float64))[..., None]
+    state[..., :3] = np.log(state[..., :3] / scale) / LOG_LENGTH_UNIT
+    return state
+
+
+def decode_lattice(state: FloatArray, volume: FloatArray | float) -> FloatArray:
+    """Inverse of `encode_lattice`: parameters [..., 6] in Å and degrees; lengths are positive."""
+    parameters = constrain(state)
+    scale = np.cbrt(np.asarray(volume, dtype=np.float64))[..., None]
+    parameters[..., :3] = np.exp(LOG_LENGTH_UNIT * parameters[..., :3]) * scale
+    return parameters
+
+
+class OpenPackFlow(nn.Module):
+    """Vector field of the open models; see `forward`."""
+
+    def __init__(self, config: OpenConfig) -> None:
+        super().__init__()
+        d, heads = config.d_model, config.nhead
+        self.config = config
+        # A bias for every layer and head, then logits and gates of the heads along vectors.
+        self.n_pair_outputs = (config.num_layers + 2) * heads
+        self.atom_embeddings = nn.ModuleList(nn.Embedding(s, d) for s in ATOM_FEATURE_SIZES)
+        # Pairs: relation and distance, plus the two atoms -> hidden -> outputs. Plain matrices
+        # instead of Linear layers, because pairs keep their channels in front (see `_pairs`).
+        self.pair_in = nn.Parameter(torch.randn(config.pair_dim, _N_PAIR_FEATURES) * 0.3)
+        self.pair_atoms = nn.Linear(d, 2 * config.pair_dim)
+        self.pair_out = nn.Parameter(
+            torch.randn(self.n_pair_outputs, config.pair_dim) * config.pair_dim**-0.5
+        )
+        self.coordinate_mlp = mlp(3 + 12, d, d)
+        self.lattice_mlp = mlp(6 + 9, d, d)
+        self.size_mlp = mlp(4, d, d)
+        self.time_x_mlp = mlp(config.time_embed_dim, d, d)
+        self.time_l_mlp = mlp(config.time_embed_dim, d, d)
+        self.trunk = Trunk(d, heads, config.dim_feedforward, config.num_layers)
+        self.coordinate_head = mlp(d, d, 3)
+        self.lattice_head = mlp(d, d, 6)
+        self.vector_qk = nn.Linear(d, 2 * d)
+        self.vector_gate = nn.Linear(d, heads)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for embedding in self.atom_embeddings.parameters():
+            nn.init.normal_(embedding, std=0.3)
+        # Velocities start at zero.
+        for layer in (self.coordinate_head[-1], self.lattice_head[-1], self.vector_gate):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+    def context(self, graph: GraphBatch) -> OpenContext:
+        """What depends on the graph alone; compute it once per target."""
+        tokens = sum(
+            (e(graph.node_features[..., k]) for k, e in enumerate(self.atom_embeddings)),
+            torch.zeros((), device=graph.mask.device),
+        )
+        relation = torch.nn.functional.one_hot(graph.pair_code, N_PAIR_CODES)
+        relation = relation.permute(0, 3, 1, 2).to(_half(tokens)).contiguous()
+        first, second = self.pair_atoms(tokens).transpose(1, 2).chunk(2, dim=1)
+        return OpenContext(
+            tokens=tokens,
+            relation=relation,
+            pair_atoms=(first[..., None], second[:, :, None]),
+            padded=~graph.mask[:, None, None, :],
+            same_molecule=graph.pair_code > 0,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        lattice: Tensor,
+        t_x: Tensor,
+        t_l: Tensor,
+        graph: GraphBatch,
+        volume: Tensor,
+        context: OpenContext | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Velocities of the flow.
+
+        Args:
+            x: [B, N, 3] coordinates in Å, padded, mean zero.
+            lattice: [B, 6] lattice state, see `decode_cell`.
+            t_x: [B, 1] time of the coordinates, 0 data, 1 noise.
+            t_l: [B, 1] time of the lattice.
+            graph: B graphs, or one graph for all crystals.
+            volume: [B, 1] expected cell volume in Å^3.
+            context: result of `context(graph)`.
+
+        Returns:
+            Velocities [B, N, 3] in Å (mean zero, zero where padded) and [B, 6].
+        """
+        config = self.config
+        context = context if context is not None else self.context(graph)
+        cell = decode_cell(lattice, volume)
+        fractional = x @ torch.linalg.inv(cell)
+        vectors, radial = _pair_geometry(x, fractional, cell, context.same_molecule)
+        pairs = self._pairs(radial, context)
+
+        angle = 2 * torch.pi * fractional
+        waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
+        dim = config.time_embed_dim
+        z = graph.z.to(x.dtype)[:, None].expand(len(graph.z), 1)
+        atoms = graph.mask.sum(1, keepdim=True).to(x.dtype)
+        size = torch.cat([z / 4, z.log2(), atoms / 40, (atoms / z) / 12], -1)
+        shared = (
+            self.lattice_mlp(torch.cat([lattice, cell.flatten(1) / 10.0], -1))
+            + self.size_mlp(size)
+            + self.time_x_mlp(time_embedding(t_x, dim, _TIME_SCALE))
+            + self.time_l_mlp(time_embedding(t_l, dim, _TIME_SCALE))
+        )
+        h = (
+            self.coordinate_mlp(torch.cat([x / LENGTH_UNIT, *waves], -1))
+            + context.tokens
+            + shared[:, None]
+        )
+        h = self.trunk(h, pairs[: config.num_layers])
+        v = self.coordinate_head(h).to(x.dtype) * LENGTH_UNIT
+        v = v + self._along_vectors(h, vectors, pairs[-2], pairs[-1])
+        mask = graph.mask[..., None].to(v.dtype)
+        v = v * mask
+        v = (v - v.sum(1, keepdim=True) / mask.sum(1, keepdim=True)) * mask
+        pooled = (h.to(x.dtype) * mask).sum(1) / mask.sum(1)
+        return v, self.lattice_head(pooled.to(h.dtype)).to(x.dtype)
+
+    def _pairs(self, radial: Tensor, context: OpenContext) -> list[Tensor]:
+        """Pair outputs [B, H, N, N]: attention bias of every layer, logits and gates of the head.
+
+        Channels stay in front of the two atom axes from here to the attention, so nothing is
+        transposed; bmm, not matmul, which would fold the batch and copy.
+        """
+        b, _, n, _ = radial.shape
+        between = ~context.same_molecule[:, None]
+        features = torch.cat(
+            [
+                context.relation.expand(b, -1, -1, -1),
+                radial.masked_fill(between, 0.0),
+                radial[:, _N_FINE:].masked_fill(~between, 0.0),
+            ],
+            1,
+        ).view(b, -1, n * n)
+        hidden = torch.bmm(self.pair_in.expand(b, -1, -1), features).view(b, -1, n, n)
+        first, second = context.pair_atoms
+        hidden = torch.nn.functional.silu(hidden + first + second).reshape(b, -1, n * n)
+        out = torch.bmm(self.pair_out.expand(b, -1, -1), hidden).view(b, -1, n, n)
+        pairs = list(out.split(self.config.nhead, dim=1))
+        return [p.masked_fill(context.padded, _MASKED) for p in pairs[:-1]] + pairs[-1:]
+
+    def _along_vectors(self, h: Tensor, vectors: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+        """[B, N, 3] Å: per head a weighted sum of the vectors to other atoms, gated.
+
+        The weight of a pair is attention times a bounded gate of the pair, so that an atom can be
+        drawn to one neighbour and pushed from another.
+        """
+        b, n, d = h.shape
+        heads = self.config.nhead
+        q, k = self.vector_qk(h).view(b, n, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
+        logits = (q @ k.transpose(-1, -2)) * (d // heads) ** -0.5 + bias
+        weights = logits.to(vectors.dtype).softmax(-1) * torch.tanh(gate.to(vectors.dtype))
+        # [B, H, N, N] x [B, N, N, 3]: one small product per atom
+        mean = torch.einsum("bhij,bijc->bihc", weights, vectors)
+        return torch.einsum("bihc,bih->bic", mean, self.vector_gate(h).to(vectors.dtype))
+
+
+def _half(x: Tensor) -> torch.dtype:
+    """Type in which autocast multiplies on the device of x, or the type of x without it."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _pair_geometry(
+    x: Tensor, fractional: Tensor, cell: Tensor, same_molecule: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Vectors [B, N, N, 3] in Å between atoms, and radial functions [B, R, N, N] of their length.
+
+    Vector (i, j) points from atom i to atom j. Inside a molecule the plain vector, between molecules the one to the nearest image (by
+    rounding: exact for reduced cells up to half a cell).
+    """
+    plain = x[:, None, :] - x[:, :, None]
+    step = fractional[:, None, :] - fractional[:, :, None]
+    step = step - step.round()
+    nearest = torch.einsum("bijc,bcd->bijd", step, cell)
+    vectors = torch.where(same_molecule[..., None], plain, nearest)
+    distance = (vectors.square().sum(-1) + 1e-8).sqrt()
+    distance = distance[:, None].to(_half(x))  # half precision is plenty for a bias
+    parts = []
+    for start, end, count in ((0.4, 3.4, _N_FINE), (2.5, _RADIAL_CUTOFF, _N_COARSE)):
+        width = (end - start) / (count - 1)
+        centres = torch.linspace(start, end, count, device=x.device)[:, None, None]
+        parts.append(torch.exp(-0.5 * ((distance - centres.to(distance.dtype)) / width).square()))
+    return vectors, torch.cat(parts, 1)

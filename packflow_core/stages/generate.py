@@ -1,0 +1,173 @@
+"""Stage `generate`: heavy-atom proposals of one molecule from a PackFlow model."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from packflow_core.chem.elements import COVALENT_RADII
+from packflow_core.chem.molecule import Molecule
+from packflow_core.crystal.crystal import Crystal
+from packflow_core.crystal.lattice import heights, is_valid_parameters, parameters_to_cell
+from packflow_core.errors import UserInputError
+from packflow_core.model.checkpoint import LoadedModel, load_model
+from packflow_core.model.sampler import Sample, Sampler
+from packflow_core.store.rows import Row, crystal_columns
+from packflow_core.store.schema import Reason, Status
+
+log = logging.getLogger(__name__)
+
+
+class GenerateParams(BaseModel):
+    """Settings of the sampler."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(50, ge=1, le=10_000, description="ODE steps")
+    solver: Literal["euler", "heun"] = Field("euler", description="ODE solver")
+    power: float = Field(
+        1.5, ge=1, le=4, description="time grid (1 - i/steps)^power; above 1: finer near the data"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    min_height_A: float = Field(
+        2.5, gt=0, description="smallest height of a cell between opposite faces, Å"
+    )
+
+
+def resolve_device(wanted: str) -> str:
+    """Device name for torch.
+
+    Raises:
+        UserInputError: cuda was asked for and there is none.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserInputError(
+            "The generator was asked to run on CUDA, but PyTorch sees no GPU; "
+            "use device auto or cpu, or install a CUDA build of PyTorch."
+        )
+    return wanted
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str) -> LoadedModel:
+    return load_model(name)
+
+
+def generator_identity(name: str) -> dict[str, str]:
+    """What identifies a generator in keys and provenance: name, preset and hash of its weights.
+
+    Raises:
+        UserInputError: unknown generator or unreadable checkpoint.
+    """
+    loaded = _load(name)
+    return {"name": loaded.name, "preset": loaded.preset, "sha256": loaded.sha256}
+
+
+def z_of_index(index: int, z_values: Sequence[int]) -> tuple[int, int]:
+    """Z of candidate number `index`, and its number among the candidates of that Z.
+
+    The Z values take turns, so that every share is even and a candidate keeps its crystal when
+    more are asked for.
+    """
+    number, which = divmod(index, len(z_values))
+    return z_values[which], number
+
+
+def generate(
+    indices: Sequence[int],
+    *,
+    smiles: str,
+    z_values: Sequence[int],
+    seed: int,
+    target: str,
+    generator: str,
+    params: GenerateParams,
+) -> list[Row]:
+    """Rows of the candidates with the given indices, in their order.
+
+    Args:
+        indices: numbers in the sampling sequence of (seed, molecule, z_values).
+        smiles: molecule.
+        z_values: molecules per cell, taken in turns.
+        seed: campaign seed.
+        target: first part of the candidate ids.
+        generator: shipped model or path of a checkpoint.
+        params: sampler.
+
+    Raises:
+        UserInputError: bad SMILES, checkpoint or device.
+    """
+    molecule = Molecule.from_smiles(smiles)
+    loaded = _load(generator)
+    sampler = Sampler(loaded.model, molecule, resolve_device(params.device))
+    by_z: dict[int, list[tuple[int, int]]] = {}
+    for index in indices:
+        z, number = z_of_index(index, z_values)
+        by_z.setdefault(z, []).append((index, number))
+    rows: dict[int, Row] = {}
+    for z, members in by_z.items():
+        started = time.monotonic()
+        samples = sampler.sample(
+            z, [number for _, number in members], seed, params.steps, params.solver, params.power
+        )
+        seconds = (time.monotonic() - started) / len(members)
+        for (index, _), sample in zip(members, samples, strict=True):
+            row = _row(sample, molecule, z, params)
+            row.update(
+                candidate_id=f"{target}-z{z}-{index:06d}",
+                index=index,
+                target=target,
+                seed=seed,
+                wall_s=seconds,
+                device=str(sampler.device),
+                engine=f"{loaded.preset}:{loaded.name}@{loaded.sha256[:12]}",
+            )
+            rows[index] = row
+    return [rows[i] for i in indices]
+
+
+def _row(sample: Sample, molecule: Molecule, z: int, params: GenerateParams) -> Row:
+    """Status and crystal of one sample."""
+    numbers = np.tile(molecule.numbers, z)
+    row: Row = {"status": str(Status.OK), "reason": str(Reason.NONE), "detail": "", "z": z}
+    row.update(numbers=numbers.tolist(), n_atoms=len(numbers), n_heavy=len(numbers))
+    parameters = sample.parameters
+    if not (np.isfinite(sample.positions).all() and np.isfinite(parameters).all()):
+        return _refused(row, Status.FAILED, Reason.NAN, "the sampler gave NaN or infinity")
+    row["positions"] = sample.positions.reshape(-1).tolist()
+    if not is_valid_parameters(parameters):
+        text = ", ".join(f"{p:.2f}" for p in parameters)
+        return _refused(row, Status.REJECTED, Reason.BAD_CELL, f"parameters {text} close no cell")
+    cell = parameters_to_cell(parameters)
+    crystal = Crystal(numbers, sample.positions, cell, z)
+    row.update(crystal_columns(crystal, hydrogens_missing=z * int(molecule.hydrogen_counts.sum())))
+    row.update(_bond_columns(crystal, molecule))
+    if heights(cell).min() < params.min_height_A:
+        detail = f"cell height {heights(cell).min():.2f} Å is below {params.min_height_A} Å"
+        return _refused(row, Status.REJECTED, Reason.BAD_CELL, detail)
+    return row
+
+
+def _bond_columns(crystal: Crystal, molecule: Molecule) -> Row:
+    """Bond statistics against covalent sums; empty for a molecule without heavy-atom bonds."""
+    if not len(molecule.bonds):
+        return {"bonds_ok": None, "max_bond_error_A": None}
+    x = crystal.positions.reshape(crystal.z, -1, 3)
+    i, j = molecule.bonds.T
+    radii = COVALENT_RADII[molecule.numbers]
+    error = np.abs(np.linalg.norm(x[:, i] - x[:, j], axis=-1) - (radii[i] + radii[j]))
+    return {"bonds_ok": float((error <= 0.4).mean()), "max_bond_error_A": float(error.max())}
+
+
+def _refused(row: Row, status: Status, reason: Reason, detail: str) -> Row:
+    row.update(status=str(status), reason=str(reason), detail=detail)
+    return row

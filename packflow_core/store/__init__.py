@@ -1,0 +1,1 @@
+"""The store: column names and units, atomic Parquet parts, and the ledger that resume reads."""

@@ -1,0 +1,150 @@
+"""The one place that names the columns of every stage, with units and meaning.
+
+A stage table holds one row per attempted candidate. `COMMON` columns exist in every stage;
+`STAGE_COLUMNS` adds what a single stage knows. Units and descriptions travel in the Parquet
+field metadata, so a reader needs nothing but the file.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+#: Raised when the meaning of a column changes; part of every stage key.
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """What became of an attempted candidate in one stage."""
+
+    OK = "ok"
+    UNCONVERGED = "unconverged"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+class Reason(StrEnum):
+    """Why a row is not `ok`; free text goes to the column `detail`."""
+
+    NONE = ""
+    # rejected: a filter said no
+    CLASH = "clash"
+    OVERLAP = "overlap"
+    DENSITY = "density"
+    BAD_CELL = "bad_cell"
+    BROKEN_MOLECULE = "broken_molecule"
+    CONNECTIVITY = "connectivity"
+    STEREO = "stereo"
+    # unconverged
+    MAX_STEPS = "max_steps"
+    STRESS = "stress"
+    # failed: something broke
+    NAN = "nan"
+    EXPLODED = "exploded"
+    TOPOLOGY = "topology"
+    ENGINE = "engine_error"
+    TIMEOUT = "timeout"
+    WORKER_LOST = "worker_lost"
+    HYDROGENS = "hydrogens"
+    INTERNAL = "internal_error"
+
+
+#: Reasons that another attempt may cure; `csp resume --retry-failed` tries these again.
+RETRYABLE = frozenset({Reason.TIMEOUT, Reason.WORKER_LOST, Reason.ENGINE, Reason.INTERNAL})
+
+
+def _field(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
+    metadata = {"description": description}
+    if unit:
+        metadata["unit"] = unit
+    return pa.field(name, kind, metadata=metadata)
+
+
+_S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_FL, _IL = pa.list_(pa.float64()), pa.list_(pa.int64())
+
+COMMON: tuple[pa.Field, ...] = (
+    _field("candidate_id", _S, "identity of the candidate from birth to rank"),
+    _field("index", _I, "position of the candidate in its target's sampling sequence"),
+    _field("campaign", _S, "name of the campaign"),
+    _field("target", _S, "name of the target"),
+    _field("method", _S, "how the candidate was generated"),
+    _field("stage_key", _S, "hash of upstream key, parameters, engine and schema version"),
+    _field("status", _S, "ok, unconverged, rejected or failed"),
+    _field("reason", _S, "why the row is not ok; empty otherwise"),
+    _field("detail", _S, "the reason in words and numbers"),
+    _field("attempt", _I, "how many times this stage tried the candidate"),
+    _field("wall_s", _F, "wall-clock time of the attempt", "s"),
+    _field("host", _S, "machine that made the attempt"),
+    _field("device", _S, "device that made the attempt"),
+    _field("numbers", _IL, "atomic numbers, molecule by molecule, heavy atoms before hydrogens"),
+    _field("positions", _FL, "Cartesian coordinates, 3 per atom, molecules whole", "Å"),
+    _field("cell", _FL, "cell matrix, rows a, b, c", "Å"),
+    _field("n_atoms", _I, "atoms in the cell"),
+    _field("n_heavy", _I, "non-hydrogen atoms in the cell"),
+    _field("z", _I, "molecules in the cell"),
+    _field("energy_eV", _F, "potential energy of the cell", "eV"),
+    _field("fmax_eV_A", _F, "largest force on a free atom", "eV/Å"),
+    _field("n_steps", _I, "optimiser steps"),
+    _field("density_g_cm3", _F, "density with all hydrogens of the molecule counted", "g/cm3"),
+    _field("volume_A3", _F, "cell volume", "Å3"),
+    _field("engine", _S, "energy engine or generator and its version"),
+    _field("seed", _I, "campaign seed"),
+)
+
+_BOND_FIELDS = (
+    _field("bonds_ok", _F, "fraction of heavy-atom bonds within 0.4 Å of the covalent sum"),
+    _field("max_bond_error_A", _F, "largest deviation of a bond from the covalent sum", "Å"),
+)
+_RELAX_FIELDS = (
+    _field("stress_GPa", _F, "largest absolute component of the residual stress", "GPa"),
+    _field("energy_start_eV", _F, "potential energy before the stage", "eV"),
+    _field("fmax_start_eV_A", _F, "largest force on a free atom before the stage", "eV/Å"),
+    _field("density_start_g_cm3", _F, "density before the stage", "g/cm3"),
+    _field("protocol", _S, "relaxation protocol"),
+    _field("replicas", _IL, "repetitions of the cell in which the engine was evaluated"),
+)
+
+STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
+    "generate": _BOND_FIELDS,
+    "hydrogenate": (
+        *_BOND_FIELDS,
+        _field("n_repaired", _I, "molecules of the cell replaced by an ETKDG conformer"),
+        _field("repair_rmsd_A", _F, "largest heavy-atom RMSD of a replaced molecule", "Å"),
+        _field("cell_growth", _F, "isotropic growth factor of the cell that removed overlaps"),
+        _field("min_contact", _F, "shortest intermolecular contact over the van der Waals sum"),
+        _field("stereo_flipped", _I, "stereo centres that differ from the SMILES"),
+    ),
+    "relax_h": _RELAX_FIELDS,
+    "relax": _RELAX_FIELDS,
+    "rank": (
+        _field("rank", _I, "1 for the lowest lattice energy; empty where not ranked"),
+        _field("lattice_energy_rel_kJ_mol", _F, "energy per molecule above the minimum", "kJ/mol"),
+        _field("energy_per_molecule_eV", _F, "potential energy per molecule", "eV"),
+        _field("space_group", _S, "Hermann-Mauguin symbol by spglib"),
+        _field("space_group_number", _I, "international number by spglib"),
+        _field("z_prime", _F, "molecules in the asymmetric unit"),
+        _field("cluster", _I, "duplicate cluster, numbered by energy"),
+        _field("cluster_size", _I, "candidates in the cluster"),
+        _field("representative", _B, "lowest-energy member of its cluster"),
+        *_BOND_FIELDS,
+        _field("match_rmsd_A", _F, "RMSD of the matched cluster against the reference", "Å"),
+        _field("match_n", _I, "molecules of the cluster that match the reference"),
+        _field("matches_reference", _B, "all molecules of the cluster match the reference"),
+        _field("stress_GPa", _F, "largest absolute component of the residual stress", "GPa"),
+    ),
+}
+
+STAGES = tuple(STAGE_COLUMNS)
+
+
+def stage_schema(stage: str) -> pa.Schema:
+    """Arrow schema of a stage's table.
+
+    Raises:
+        ValueError: not a known stage.
+    """
+    if stage not in STAGE_COLUMNS:
+        raise ValueError(f"unknown stage '{stage}'; stages are {', '.join(STAGES)}")
+    return pa.schema([*COMMON, *STAGE_COLUMNS[stage]])
