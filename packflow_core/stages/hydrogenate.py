@@ -1,0 +1,263 @@
+"""Stage `hydrogenate`: crooked molecules mended, hydrogens added, overlaps removed.
+
+Order: the cell is checked, the mirror image taken where the generator drew the other hand,
+crooked molecules are replaced by conformers, hydrogens added (a molecule whose hydrogens find no
+place is replaced too), the cell grown until nothing overlaps, and stereochemistry checked.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from packflow_core.crystal.contacts import bond_errors, bond_statistics, min_contact_ratio
+from packflow_core.crystal.crystal import Crystal
+from packflow_core.crystal.lattice import heights
+from packflow_core.crystal.separate import separate_molecules
+from packflow_core.store.rows import Row, crystal_of, next_row
+from packflow_core.store.schema import Reason, Status
+
+if TYPE_CHECKING:
+    from packflow_core.chem.conformers import ConformerPool
+    from packflow_core.chem.molecule import Molecule
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+
+
+class HydrogenateParams(BaseModel):
+    """Parameters of the stage `hydrogenate`; every default is what `csp run` uses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repair: bool = Field(
+        True, description="replace crooked molecules by the conformer that fits best"
+    )
+    bond_tolerance_A: float = Field(
+        0.3, gt=0, description="a bond this far from its length in the conformers is crooked, Å"
+    )
+    angle_tolerance_A: float = Field(
+        0.6,
+        gt=0,
+        description="likewise for atoms two bonds apart, outside the conformers' range, Å",
+    )
+    max_repair_rmsd_A: float | None = Field(
+        None, gt=0, description="reject where the best conformer fits worse than this, Å; no limit"
+    )
+    n_conformers: int = Field(20, ge=1, le=1000, description="conformers embedded per molecule")
+    conformer_seed: int = Field(0, ge=0, description="seed of the conformer embedding")
+    push_apart: bool = Field(True, description="grow the cell until no molecules overlap")
+    min_contact: float = Field(
+        0.7, ge=0, le=1, description="heavy atoms overlap below this fraction of their vdW sum"
+    )
+    min_contact_hydrogen: float = Field(
+        0.5, ge=0, le=1, description="the same where a hydrogen takes part; 0 to leave them out"
+    )
+    max_cell_growth: float = Field(
+        1.35, ge=1, description="largest linear growth of the cell; more overlap is rejected"
+    )
+    reject_stereo_flip: bool = Field(
+        True, description="reject crystals with a molecule of another stereochemistry than asked"
+    )
+    min_cell_height_A: float = Field(
+        1.5, gt=0, description="reject cells with two opposite faces closer than this, Å"
+    )
+    min_volume_per_atom_A3: float = Field(
+        4.0, ge=0, description="reject cells with less volume per heavy atom than this, Å3"
+    )
+    max_volume_per_atom_A3: float = Field(
+        200.0, gt=0, description="reject cells with more volume per heavy atom than this, Å3"
+    )
+
+
+def hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row:
+    """Complete one generated heavy-atom crystal to an all-atom crystal.
+
+    Args:
+        row: row of the stage `generate`: z molecules of heavy atoms in the order of `molecule`.
+            Hydrogens, where a generator gave them in project order, are placed anew.
+        molecule: the molecule.
+        params: tolerances and switches.
+
+    Returns:
+        Row of the stage `hydrogenate`; what is wrong with the candidate is in status, reason and
+        detail, never raised. A rejected row keeps the crystal it came with.
+    """
+    began = time.perf_counter()
+    try:
+        out = _hydrogenate(row, molecule, params)
+    except Exception as error:  # a fault of ours must cost one candidate, not the run
+        logger.exception("hydrogenate failed for candidate %s", row.get("candidate_id"))
+        out = next_row(
+            row,
+            status=Status.FAILED,
+            reason=Reason.INTERNAL,
+            detail=f"{type(error).__name__}: {error}",
+        )
+    out["wall_s"] = time.perf_counter() - began
+    return out
+
+
+def _hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row:
+    from packflow_core.chem.hydrogens import add_hydrogens, misplaced_hydrogens
+    from packflow_core.chem.repair import diagnose, fit_conformer, mirror_is_better
+    from packflow_core.chem.stereo import stereo_of
+
+    crystal, refusal = _check(row, molecule, params)
+    if crystal is None:
+        return refusal
+    z = crystal.z
+    heavy = crystal.positions.reshape(z, -1, 3)
+    pool = _pool_or_none(molecule, params) if params.repair else None
+    stereo = stereo_of(molecule)
+    notes: list[str] = []
+
+    if pool is not None and mirror_is_better(heavy, pool):
+        heavy = -heavy
+        notes.append("mirror image taken")
+    bad = np.zeros(z, dtype=np.bool_)
+    if pool is not None:
+        found = diagnose(heavy, pool)
+        bad = found.crooked(params.bond_tolerance_A, params.angle_tolerance_A) | found.flipped
+    full = add_hydrogens(heavy, molecule)
+    misplaced = misplaced_hydrogens(full, molecule)
+    flips = _count_flips(full, stereo, skip=bad | misplaced)
+    columns: Row = {"n_repaired": 0, "repair_rmsd_A": 0.0}
+    if pool is not None:
+        bad |= misplaced | (flips > 0)
+        fits = {int(m): fit_conformer(heavy[m], pool) for m in np.flatnonzero(bad)}
+        for m, fit in fits.items():
+            full[m] = fit.positions
+        rmsd = max((fit.rmsd for fit in fits.values()), default=0.0)
+        columns = {"n_repaired": len(fits), "repair_rmsd_A": rmsd}
+        flips[bad] = 0
+        if params.max_repair_rmsd_A is not None and rmsd > params.max_repair_rmsd_A:
+            return _rejected(
+                row,
+                Reason.BROKEN_MOLECULE,
+                f"best conformer {rmsd:.2f} Å from the drawn molecule, "
+                f"limit {params.max_repair_rmsd_A:g}",
+                columns,
+            )
+    drawn = Crystal(np.tile(molecule.numbers_h, z), full.reshape(-1, 3), crystal.cell, z)
+    errors = bond_errors(drawn, molecule.bonds)
+    columns["bonds_ok"], columns["max_bond_error_A"] = bond_statistics(errors)
+    columns["stereo_flipped"] = int(flips.sum())
+    if pool is None and params.repair and (misplaced.any() or columns["bonds_ok"] < 1.0):
+        return _rejected(
+            row,
+            Reason.BROKEN_MOLECULE,
+            f"bond {columns['max_bond_error_A']:.2f} Å off or no place for hydrogens, and no "
+            "conformer could be embedded to repair the molecule",
+            columns,
+        )
+    if pool is None and misplaced.any():
+        return next_row(
+            row,
+            status=Status.FAILED,
+            reason=Reason.HYDROGENS,
+            detail=f"no place for the hydrogens of {int(misplaced.sum())} of {z} molecules",
+            **columns,
+        )
+    if flips.any() and params.reject_stereo_flip:
+        detail = f"{int(flips.sum())} stereo elements of {int((flips > 0).sum())} molecules flipped"
+        return _rejected(row, Reason.STEREO, detail, columns)
+    return _separate(row, drawn, params, columns, notes)
+
+
+def _separate(
+    row: Row, crystal: Crystal, params: HydrogenateParams, columns: Row, notes: list[str]
+) -> Row:
+    """The last step: overlaps, and the row."""
+    growth = 1.0
+    if params.push_apart:
+        separation = separate_molecules(
+            crystal, params.min_contact, params.min_contact_hydrogen, params.max_cell_growth
+        )
+        if separation is None:
+            contact = min_contact_ratio(crystal)
+            columns["min_contact"] = contact.ratio
+            return _rejected(
+                row,
+                Reason.OVERLAP,
+                f"molecules overlap (closest contact {contact.distance:.2f} Å, {contact.ratio:.2f} "
+                f"of the vdW sum) beyond a cell growth of {params.max_cell_growth:g}",
+                columns,
+            )
+        crystal, growth = separation
+    ratio = min_contact_ratio(crystal).ratio
+    columns.update(cell_growth=growth, min_contact=ratio if np.isfinite(ratio) else None)
+    per_atom = crystal.volume / crystal.n_heavy
+    if per_atom > params.max_volume_per_atom_A3:
+        return _rejected(row, Reason.DENSITY, _too_large(per_atom, params), columns)
+    return next_row(row, status=Status.OK, detail="; ".join(notes), crystal=crystal, **columns)
+
+
+def _check(row: Row, molecule: Molecule, params: HydrogenateParams) -> tuple[Crystal | None, Row]:
+    """The heavy-atom crystal of a row, or None and the row that says what is wrong with it."""
+    try:
+        crystal = crystal_of(row)
+    except (ValueError, TypeError, KeyError) as error:
+        return None, _no_crystal(row, str(error))
+    n = len(crystal) // crystal.z
+    blocks = crystal.numbers.reshape(crystal.z, n)
+    for expected in (molecule.numbers, molecule.numbers_h):
+        if n == len(expected) and (blocks == expected).all():
+            break
+    else:
+        detail = f"the atoms are not those of {crystal.z} molecules {molecule.smiles}"
+        return None, next_row(row, status=Status.FAILED, reason=Reason.HYDROGENS, detail=detail)
+    height = float(heights(crystal.cell).min())
+    if height < params.min_cell_height_A:
+        detail = f"cell height {height:.2f} Å below {params.min_cell_height_A:g}"
+        return None, _rejected(row, Reason.BAD_CELL, detail, {})
+    per_atom = crystal.volume / crystal.n_heavy
+    if per_atom < params.min_volume_per_atom_A3:
+        detail = f"{per_atom:.1f} Å3 per heavy atom, below {params.min_volume_per_atom_A3:g}"
+        return None, _rejected(row, Reason.DENSITY, detail, {})
+    if per_atom > params.max_volume_per_atom_A3:
+        return None, _rejected(row, Reason.DENSITY, _too_large(per_atom, params), {})
+    return crystal.heavy_only(), {}
+
+
+def _no_crystal(row: Row, message: str) -> Row:
+    """Row of a candidate whose numbers are no crystal: NaN, no volume, or missing atoms."""
+    values = [np.asarray(row.get(k) or [], dtype=np.float64) for k in ("positions", "cell")]
+    if not all(v.size and np.isfinite(v).all() for v in values):
+        return next_row(row, status=Status.FAILED, reason=Reason.NAN, detail=message)
+    if np.linalg.det(values[1].reshape(3, 3)) <= 0:
+        return _rejected(row, Reason.BAD_CELL, message, {})
+    return next_row(row, status=Status.FAILED, reason=Reason.HYDROGENS, detail=message)
+
+
+def _count_flips(full: FloatArray, stereo: Any, skip: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[z] stereo elements of each molecule [z, n_atoms, 3] that differ from the SMILES."""
+    flips = np.zeros(len(full), dtype=np.int64)
+    if len(stereo):
+        for m in np.flatnonzero(~skip):
+            flips[m] = stereo.count_flipped(full[m])
+    return flips
+
+
+def _pool_or_none(molecule: Molecule, params: HydrogenateParams) -> ConformerPool | None:
+    from packflow_core.chem.conformers import ConformerError, conformer_pool
+
+    try:
+        return conformer_pool(molecule, params.n_conformers, params.conformer_seed)
+    except ConformerError as error:
+        logger.warning("%s Crooked molecules will be rejected, not repaired.", error)
+        return None
+
+
+def _too_large(per_atom: float, params: HydrogenateParams) -> str:
+    return f"{per_atom:.0f} Å3 per heavy atom, above {params.max_volume_per_atom_A3:g}"
+
+
+def _rejected(row: Row, reason: Reason, detail: str, columns: Row) -> Row:
+    return next_row(row, status=Status.REJECTED, reason=reason, detail=detail, **columns)
