@@ -22,7 +22,7 @@ from torch import Tensor
 
 from packflow_core import __version__
 from packflow_core.errors import UserInputError
-from packflow_core.model.batch import LAST_13_CODE
+from packflow_core.model.batch import LAST_13_CODE, N_PAIR_CODES
 from packflow_core.model.checkpoint import save_open
 from packflow_core.model.flow import flow_loss, interpolate, local_geometry_loss, make_times
 from packflow_core.model.open_model import LENGTH_UNIT, OpenConfig, OpenPackFlow
@@ -49,6 +49,9 @@ class TrainParams(BaseModel):
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights")
     lattice_weight: float = Field(0.3, gt=0, description="weight of the lattice loss")
     geometry_weight: float = Field(0.5, ge=0, description="weight of the local geometry loss")
+    shape_weight: float = Field(
+        0.5, ge=0, description="weight of the same loss over all pairs inside a molecule"
+    )
     shared_fraction: float = Field(0.5, ge=0, le=1, description="crystals with one time for both")
     time_power: float = Field(1.0, gt=0, description="t = u^power; above 1 favours small times")
     atoms: int = Field(1200, ge=64, description="heavy atoms in a batch, about")
@@ -98,6 +101,7 @@ class Trainer:
             lr=params.learning_rate,
             weight_decay=params.weight_decay,
             betas=(0.9, 0.98),
+            fused=True,
         )
         plan = BatchPlan(
             atoms=params.atoms, n_origins=params.pairing, structured=params.structured_noise
@@ -169,9 +173,11 @@ class Trainer:
         total, x_part, l_part = flow_loss(
             v_x, v_l, state, batch.graph.mask, p.lattice_weight, LENGTH_UNIT
         )
-        if p.geometry_weight:
-            near = (batch.graph.pair_code > 1) & (batch.graph.pair_code <= LAST_13_CODE)
-            total = total + p.geometry_weight * local_geometry_loss(v_x, state, batch.x0, near)
+        code = batch.graph.pair_code
+        for weight, last in ((p.geometry_weight, LAST_13_CODE), (p.shape_weight, N_PAIR_CODES)):
+            if weight:
+                near = (code > 1) & (code <= last)
+                total = total + weight * local_geometry_loss(v_x, state, batch.x0, near)
         return total, x_part, l_part
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -181,8 +187,9 @@ class Trainer:
     def _average(self) -> None:
         # A short memory at first, so that the random start is forgotten.
         decay = min(self.params.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            self.averaged[name].lerp_(value, 1 - decay)
+        torch._foreach_lerp_(
+            list(self.averaged.values()), list(self.model.state_dict().values()), 1 - decay
+        )
 
     # -- validation, saving, resuming --------------------------------------------------------
     @torch.no_grad()

@@ -1,0 +1,1 @@
+"""What the relaxed crystals are worth: metrics, symmetry, duplicates, matches, pictures, report."""
