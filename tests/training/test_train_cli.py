@@ -5,7 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows import cli
+from flows.console import Terminal
 from packflow_core.errors import UserInputError
 
 SMALL = [
@@ -14,18 +15,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def terminal(monkeypatch, capsys):
-    """A terminal of its own for every test: the module's one remembers --json."""
-    from flows import cli
-    from flows.console import Terminal
-
+def call(monkeypatch, capsys, *arguments):
+    """Output of a command, on a terminal of its own: the module's one is bound to real streams."""
     monkeypatch.setattr(cli, "terminal", Terminal())
-
-
-def call(capsys, *arguments):
-    code = app(list(arguments), standalone_mode=False)
-    assert not code
+    assert not cli.app(list(arguments), standalone_mode=False)
     return capsys.readouterr().out
 
 
@@ -43,18 +36,18 @@ def data(tables, tmp_path):
     return folder
 
 
-def test_train_then_continue_then_evaluate(capsys, data, tmp_path):
+def test_train_then_continue_then_evaluate(monkeypatch, capsys, data, tmp_path):
     out = tmp_path / "model"
     common = ["train", "--data", str(data), "--out", str(out), "--json", *SMALL]
-    first = json.loads(call(capsys, *common, "--steps", "3"))
+    first = json.loads(call(monkeypatch, capsys, *common, "--steps", "3"))
     assert first["step"] == 3
     assert (out / "data" / "train.npz").exists()
-    second = json.loads(call(capsys, *common, "--steps", "5"))
+    second = json.loads(call(monkeypatch, capsys, *common, "--steps", "5"))
     assert second["step"] == 5
     model = str(out / "model.pt")
     facts = json.loads(
         call(
-            capsys, "evaluate", model, "--data", str(out / "data"), "--split", "val",
+            monkeypatch, capsys, "evaluate", model, "--data", str(out / "data"), "--split", "val",
             "--samples", "2", "--steps", "3", "--json",
         )
     )  # fmt: skip
@@ -72,7 +65,7 @@ def test_train_then_continue_then_evaluate(capsys, data, tmp_path):
 )
 def test_wrong_settings_get_a_sentence(data, tmp_path, extra, message):
     with pytest.raises(UserInputError, match=message):
-        app(
+        cli.app(
             ["train", "--data", str(data), "--out", str(tmp_path / "m"), *extra],
             standalone_mode=False,
         )
@@ -80,12 +73,12 @@ def test_wrong_settings_get_a_sentence(data, tmp_path, extra, message):
 
 def test_missing_data_gets_a_sentence(tmp_path):
     with pytest.raises(UserInputError, match="holds neither"):
-        app(
+        cli.app(
             ["train", "--data", str(tmp_path), "--out", str(tmp_path / "m"), "--quiet"],
             standalone_mode=False,
         )
 
 
 def test_help_is_a_manual():
-    text = CliRunner().invoke(app, ["train", "--help"]).output
+    text = CliRunner().invoke(cli.app, ["train", "--help"]).output
     assert "Example: csp train" in text
