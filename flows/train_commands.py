@@ -111,7 +111,8 @@ def evaluate(
     split: str,
     *,
     samples: int,
-    steps: int,
+    steps: int | None,
+    restarts: bool,
     molecules: int,
     seed: int,
 ) -> None:
@@ -126,12 +127,19 @@ def evaluate(
     from packflow_core.training.folder import open_split
 
     loaded = load_model(model)
-    sampler = GenerateParams(steps=steps)
+    sampler = GenerateParams()
+    if steps is not None:
+        sampler = sampler.model_copy(update={"steps": steps})
+    if not restarts:
+        sampler = sampler.model_copy(update={"restarts": ()})
     quality = measure(
-        loaded.model, open_split(data, split, data), samples=samples, steps=sampler.steps,
-        solver=sampler.solver, power=sampler.power, max_molecules=molecules, seed=seed,
+        loaded.model, open_split(data, split, data), samples=samples,
+        schedule=sampler.schedule, max_molecules=molecules, seed=seed,
     )  # fmt: skip
-    facts = {"model": loaded.name, "sha256": loaded.sha256, "split": split, **asdict(quality)}
+    facts = {
+        "model": loaded.name, "sha256": loaded.sha256, "split": split,
+        "restarts": restarts, **asdict(quality),
+    }  # fmt: skip
     if terminal.json:
         terminal.document(facts)
         return

@@ -269,8 +269,9 @@ def _pair_geometry(
 ) -> tuple[Tensor, Tensor]:
     """Vectors [B, N, N, 3] in Å between atoms, and radial functions [B, R, N, N] of their length.
 
-    Vector (i, j) points from atom i to atom j. Inside a molecule the plain vector, between molecules the one to the nearest image (by
-    rounding: exact for reduced cells up to half a cell).
+    Vector (i, j) points from atom i to atom j. Inside a molecule the plain vector, between
+    molecules the one to the nearest image (by rounding: exact for reduced cells up to half a
+    cell).
     """
     plain = x[:, None, :] - x[:, :, None]
     step = fractional[:, None, :] - fractional[:, :, None]

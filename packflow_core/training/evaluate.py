@@ -16,7 +16,7 @@ from packflow_core.chem.elements import COVALENT_RADII
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.lattice import is_valid_parameters, parameters_to_cell
 from packflow_core.model.checkpoint import Model
-from packflow_core.model.sampler import Sampler, Solver
+from packflow_core.model.sampler import Sampler, Schedule
 from packflow_core.training.data import TrainingSet
 
 FloatArray = NDArray[np.float64]
@@ -58,9 +58,7 @@ def evaluate(
     data: TrainingSet,
     *,
     samples: int = 16,
-    steps: int = 50,
-    solver: Solver = "euler",
-    power: float = 1.0,
+    schedule: Schedule | None = None,
     max_molecules: int = 0,
     seed: int = 0,
 ) -> SampleQuality:
@@ -70,7 +68,7 @@ def evaluate(
         model: the network.
         data: crystals of the molecules, for Z and the median density.
         samples: samples per molecule.
-        steps, solver, power: of the sampler.
+        schedule: of the sampler.
         max_molecules: evenly spaced subset; 0 for all.
         seed: of the noise.
     """
@@ -87,7 +85,7 @@ def evaluate(
         molecule = Molecule.from_smiles(data.smiles[m])
         one, bond_errors = _evaluate_molecule(
             Sampler(model, molecule), molecule, z, float(np.median(volumes)),
-            samples, steps, solver, power, seed,
+            samples, schedule, seed,
         )  # fmt: skip
         results.append(one)
         errors.append(bond_errors)
@@ -107,16 +105,14 @@ def _evaluate_molecule(
     z: int,
     volume: float,
     samples: int,
-    steps: int,
-    solver: Solver,
-    power: float,
+    schedule: Schedule | None,
     seed: int,
 ) -> tuple[dict[str, float], FloatArray]:
     n, bonds = molecule.n_heavy, molecule.bonds
     radii = COVALENT_RADII[molecule.numbers]
     expected = radii[bonds[:, 0]] + radii[bonds[:, 1]]
     errors, sound, density, clash, valid = [], [], [], [], 0
-    for sample in sampler.sample(z, range(samples), seed, steps, solver, power):
+    for sample in sampler.sample(z, range(samples), seed, schedule):
         x = sample.positions.reshape(z, n, 3)
         length = np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1)
         error = np.abs(length - expected)

@@ -6,7 +6,9 @@ import torch
 
 from packflow_core.chem.molecule import Molecule
 from packflow_core.model.open_model import OpenConfig, OpenPackFlow
-from packflow_core.model.sampler import BLOCK, Sampler, candidate_rng, integrate
+from packflow_core.model.sampler import BLOCK, Sampler, Schedule, candidate_rng, integrate
+
+FOUR = Schedule(steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +23,11 @@ def sampler():
 
 
 def test_a_candidate_is_the_same_in_any_company(sampler):
-    everyone = sampler.sample(2, range(BLOCK + 3), seed=5, steps=4)
-    alone = sampler.sample(2, [BLOCK + 1], seed=5, steps=4)[0]
+    everyone = sampler.sample(2, range(BLOCK + 3), seed=5, schedule=FOUR)
+    alone = sampler.sample(2, [BLOCK + 1], seed=5, schedule=FOUR)[0]
     assert np.array_equal(alone.positions, everyone[BLOCK + 1].positions)
     assert np.array_equal(alone.parameters, everyone[BLOCK + 1].parameters)
-    backwards = sampler.sample(2, [3, 1], seed=5, steps=4)
+    backwards = sampler.sample(2, [3, 1], seed=5, schedule=FOUR)
     assert np.array_equal(backwards[1].positions, everyone[1].positions)
     assert not np.array_equal(everyone[0].positions, everyone[1].positions)
 
@@ -56,7 +58,23 @@ def test_order_of_convergence(solver, order, power):
 
 
 def test_positions_are_molecule_by_molecule_and_centred(sampler):
-    sample = sampler.sample(3, [0], seed=0, steps=2)[0]
+    sample = sampler.sample(3, [0], seed=0, schedule=Schedule(steps=2))[0]
     assert sample.positions.shape == (12, 3)
     np.testing.assert_allclose(sample.positions.mean(0), 0, atol=1e-4)
     assert (sample.parameters[:3] > 0).all()
+
+
+def test_restarts_keep_candidates_independent_and_mend_molecules(sampler):
+    schedule = Schedule(steps=4, restarts=(0.5, 0.02), restart_steps=2)
+    everyone = sampler.sample(2, range(4), seed=5, schedule=schedule)
+    alone = sampler.sample(2, [2], seed=5, schedule=schedule)[0]
+    assert np.array_equal(alone.positions, everyone[2].positions)
+    plain = sampler.sample(2, [2], seed=5, schedule=FOUR)[0]
+    assert not np.array_equal(plain.positions, alone.positions)
+    # The network is untrained, so its molecules are wrong; after a last restart at t = 0.02 they
+    # are within little of a conformer.
+    bonds = sampler.molecule.bonds
+    for sample, sound in ((plain, False), (alone, True)):
+        x = sample.positions.reshape(2, -1, 3)
+        length = np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1)
+        assert bool(((length > 1.0) & (length < 1.8)).all()) is sound
