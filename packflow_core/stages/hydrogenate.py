@@ -2,7 +2,8 @@
 
 Order: the cell is checked, the mirror image taken where the generator drew the other hand,
 crooked molecules are replaced by conformers, hydrogens added (a molecule whose hydrogens find no
-place is replaced too), the cell grown until nothing overlaps, and stereochemistry checked.
+place is replaced too), stereochemistry checked, overlapping molecules moved out of each other's
+way, and, where that is not enough, the cell grown until nothing overlaps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from packflow_core.crystal.contacts import bond_errors, bond_statistics, min_contact_ratio
 from packflow_core.crystal.crystal import Crystal
 from packflow_core.crystal.lattice import heights
+from packflow_core.crystal.relieve import relieve_overlaps
 from packflow_core.crystal.separate import separate_molecules
 from packflow_core.store.rows import Row, crystal_of, next_row
 from packflow_core.store.schema import Reason, Status
@@ -52,7 +54,18 @@ class HydrogenateParams(BaseModel):
     )
     n_conformers: int = Field(20, ge=1, le=1000, description="conformers embedded per molecule")
     conformer_seed: int = Field(0, ge=0, description="seed of the conformer embedding")
-    push_apart: bool = Field(True, description="grow the cell until no molecules overlap")
+    relieve: bool = Field(
+        True, description="shift and turn overlapping molecules and strain the cell to part them"
+    )
+    relief_margin: float = Field(
+        0.06, ge=0, le=0.5, description="parted molecules aim beyond the contact limits by this"
+    )
+    relief_attempts: int = Field(
+        4, ge=1, le=100, description="starts of the relief, all but the first from a shaken cell"
+    )
+    push_apart: bool = Field(
+        True, description="grow the cell until no molecules overlap, after the relief"
+    )
     min_contact: float = Field(
         0.7, ge=0, le=1, description="heavy atoms overlap below this fraction of their vdW sum"
     )
@@ -60,7 +73,10 @@ class HydrogenateParams(BaseModel):
         0.5, ge=0, le=1, description="the same where a hydrogen takes part; 0 to leave them out"
     )
     max_cell_growth: float = Field(
-        1.35, ge=1, description="largest linear growth of the cell; more overlap is rejected"
+        1.35,
+        ge=1,
+        description="largest linear growth of the cell, in the relief (along any axis) and again "
+        "in the growth after it; more overlap is rejected",
     )
     reject_stereo_flip: bool = Field(
         True, description="reject crystals with a molecule of another stereochemistry than asked"
@@ -176,6 +192,21 @@ def _separate(
 ) -> Row:
     """The last step: overlaps, and the row."""
     growth = 1.0
+    if params.relieve:
+        relief = relieve_overlaps(
+            crystal,
+            min_contact=params.min_contact,
+            min_contact_hydrogen=params.min_contact_hydrogen,
+            margin=params.relief_margin,
+            max_growth=params.max_cell_growth,
+            attempts=params.relief_attempts,
+        )
+        crystal = relief.crystal
+        columns.update(
+            relief_shift_A=relief.max_shift_A,
+            relief_rotation_deg=relief.max_rotation_deg,
+            relief_volume_ratio=relief.volume_ratio,
+        )
     if params.push_apart:
         separation = separate_molecules(
             crystal, params.min_contact, params.min_contact_hydrogen, params.max_cell_growth

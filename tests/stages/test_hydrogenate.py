@@ -122,7 +122,8 @@ def test_overlaps_are_pushed_apart_by_growth():
         crystal.cell * 0.6,
         2,
     )
-    row = hydrogenate(row_of(tight), ASPIRIN, HydrogenateParams(max_cell_growth=2.0))
+    alone = {"relieve": False}
+    row = hydrogenate(row_of(tight), ASPIRIN, HydrogenateParams(max_cell_growth=2.0, **alone))
     assert row["status"] == "ok"
     assert 1.0 < row["cell_growth"] < 1.7
     out = crystal_of(row)
@@ -131,12 +132,81 @@ def test_overlaps_are_pushed_apart_by_growth():
     assert row["min_contact"] >= 0.5 - 1e-6
     assert row["density_g_cm3"] == pytest.approx(out.density)
     limit = 1 + (row["cell_growth"] - 1) / 2
-    refused = hydrogenate(row_of(tight), ASPIRIN, HydrogenateParams(max_cell_growth=limit))
+    refused = hydrogenate(row_of(tight), ASPIRIN, HydrogenateParams(max_cell_growth=limit, **alone))
     assert (refused["status"], refused["reason"]) == ("rejected", "overlap")
     assert refused["min_contact"] < 0.7
     assert crystal_of(refused).positions == pytest.approx(tight.positions)
-    kept = hydrogenate(row_of(tight), ASPIRIN, HydrogenateParams(push_apart=False))
+    kept = hydrogenate(row_of(tight), ASPIRIN, HydrogenateParams(push_apart=False, **alone))
     assert (kept["status"], kept["cell_growth"]) == ("ok", 1.0)
+
+
+def squeezed(factor, z=4, seed=0):
+    """Whole molecules in a cell shrunk by `factor`: they overlap."""
+    crystal = loose_crystal(z=z, hands=(1,) * z, spacing=9.0, seed=seed)
+    molecules = crystal.positions.reshape(z, -1, 3)
+    centroids = molecules.mean(axis=1, keepdims=True)
+    return Crystal(
+        crystal.numbers,
+        (molecules + (factor - 1) * centroids).reshape(-1, 3),
+        crystal.cell * factor,
+        z,
+    )
+
+
+def test_overlaps_are_relieved_before_any_growth():
+    tight = squeezed(0.67)  # 220 Å3 per molecule
+    row = hydrogenate(row_of(tight), ASPIRIN, DEFAULT)
+    old = hydrogenate(row_of(tight), ASPIRIN, HydrogenateParams(relieve=False))
+    assert old["status"] == "rejected" or old["cell_growth"] > 1.05
+    assert old.get("relief_shift_A") is None
+    assert (row["status"], row["cell_growth"]) == ("ok", 1.0)
+    assert row["relief_volume_ratio"] == pytest.approx(row["volume_A3"] / tight.volume)
+    assert 0.98 < row["relief_volume_ratio"] < 1.05
+    assert 0.05 < row["relief_shift_A"] < 4.0
+    assert 1.0 < row["relief_rotation_deg"] <= 180.0
+    out = crystal_of(row)
+    assert out.numbers.reshape(4, -1).tolist() == [ASPIRIN.numbers_h.tolist()] * 4
+    assert min_contact_ratio(out, heavy_only=True).ratio >= 0.7 - 1e-6
+    assert row["min_contact"] >= 0.5 - 1e-6
+    # Hydrogens went along: all distances inside the molecules are those before the relief.
+    off = HydrogenateParams(relieve=False, push_apart=False)
+    before = crystal_of(hydrogenate(row_of(tight), ASPIRIN, off))
+    x, y = (c.positions.reshape(4, -1, 3) for c in (before, out))
+    for a, b in zip(x, y, strict=True):
+        assert np.linalg.norm(b[:, None] - b, axis=-1) == pytest.approx(
+            np.linalg.norm(a[:, None] - a, axis=-1), abs=1e-9
+        )
+
+
+def test_growth_starts_from_the_relieved_crystal(monkeypatch):
+    tight = squeezed(0.67)
+    seen = []
+    real = module.separate_molecules
+
+    def spy(crystal, *arguments):
+        seen.append(crystal)
+        return real(crystal, *arguments)
+
+    monkeypatch.setattr(module, "separate_molecules", spy)
+    # The cell may not grow in the relief, one start only, in a third of the room: growth refuses.
+    params = HydrogenateParams(max_cell_growth=1.0, relief_attempts=1, min_volume_per_atom_A3=0.1)
+    crushed = squeezed(0.45)
+    row = hydrogenate(row_of(crushed), ASPIRIN, params)
+    assert (row["status"], row["reason"]) == ("rejected", "overlap")
+    assert row["relief_shift_A"] > 0
+    assert row["min_contact"] == pytest.approx(min_contact_ratio(seen[0]).ratio)
+    assert crystal_of(row).positions == pytest.approx(crushed.positions)
+    row = hydrogenate(row_of(tight), ASPIRIN, DEFAULT)
+    assert (crystal_of(row).positions == seen[1].positions).all()
+
+
+def test_a_crystal_without_overlaps_is_not_touched_by_the_relief():
+    drawn = row_of(loose_crystal())
+    row = hydrogenate(drawn, ASPIRIN, DEFAULT)
+    plain = hydrogenate(drawn, ASPIRIN, HydrogenateParams(relieve=False))
+    assert (row["positions"], row["cell"]) == (plain["positions"], plain["cell"])
+    names = ("relief_shift_A", "relief_rotation_deg", "relief_volume_ratio")
+    assert [row[k] for k in names] == [0.0, 0.0, 1.0]
 
 
 def test_the_wrong_hand_is_mirrored_as_a_whole():
@@ -204,13 +274,17 @@ def test_degenerate_drawings_survive_or_are_refused(kind):
         positions[:, :, :2] = positions[:, :1, :2]
     else:
         positions[1] = positions[0]
-    row = hydrogenate(row_of(crystal.with_positions(positions.reshape(-1, 3))), ASPIRIN, DEFAULT)
-    if kind == "same place":
-        assert (row["status"], row["reason"]) == ("rejected", "overlap")
-    else:
-        assert row["status"] == "ok"
-        assert row["n_repaired"] == 2
-        assert row["bonds_ok"] == 1.0
+    drawn = row_of(crystal.with_positions(positions.reshape(-1, 3)))
+    row = hydrogenate(drawn, ASPIRIN, DEFAULT)
+    assert row["status"] == "ok"
+    assert row["n_repaired"] == (0 if kind == "same place" else 2)
+    assert row["bonds_ok"] == 1.0
+    assert row["min_contact"] >= 0.5 - 1e-6
+    assert min_contact_ratio(crystal_of(row), heavy_only=True).ratio >= 0.7 - 1e-6
+    if kind == "same place":  # no growth can part them, only the relief
+        refused = hydrogenate(drawn, ASPIRIN, HydrogenateParams(relieve=False))
+        assert (refused["status"], refused["reason"]) == ("rejected", "overlap")
+        assert refused["min_contact"] == 0.0
 
 
 def test_hydrogens_of_a_generator_are_placed_anew():

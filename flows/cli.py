@@ -1,0 +1,506 @@
+"""The command `csp`: options and help texts; the work is in `flows.commands`.
+
+Nothing heavy is imported here, so that help is there at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.console import EXIT_INTERRUPTED, CommandInterrupted, Terminal
+
+_EPILOG_RUN = """**Examples**
+
+    csp run 'c1ccccc1' --name benzene --z 2,4 --n 50
+    csp run target.yaml --reference known.cif --workers 8
+    csp run 'O=C(N)N' --out runs/urea --json > urea.json
+
+A target file holds the same fields as the options:
+
+    smiles: O=C(N)N
+    name: urea
+    z: [2, 4]
+    reference: urea.cif
+"""
+
+app = typer.Typer(
+    name="csp",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Molecular crystal structure prediction: a SMILES in, ranked crystals out.
+
+A run goes through the stages generate, hydrogenate, relax_h, relax and rank. Every attempted
+candidate keeps a row in every stage, with a status and a reason; a run that was interrupted, even
+by a kill, continues where it was.""",
+    epilog="""**First steps**
+
+    csp doctor                      is everything in place?
+    csp run 'c1ccccc1' --n 20       predict the crystals of benzene
+    csp status runs/single/...      how far is it, what became of the candidates
+    csp resume runs/single/...      continue an interrupted run
+
+**Exit codes**
+
+    0    done
+    1    the run failed
+    2    the input was wrong
+    3    finished, with more failures than allowed
+    130  interrupted
+
+**Environment**
+
+`PREFECT_API_URL` names a Prefect server that shall record the runs. Without it a temporary one is
+started and ended with the command.""",
+)
+models = typer.Typer(no_args_is_help=True, help="List, show and verify PackFlow models.")
+app.add_typer(models, name="models")
+
+terminal = Terminal()
+
+
+class Protocol(StrEnum):
+    """Relaxation protocols of a run."""
+
+    CONVERGED = "converged"
+    PAPER = "paper"
+
+
+Folder = Annotated[Path, typer.Argument(help="Run folder.", metavar="DIR", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, max=1024, show_default=False,
+        help="Worker processes, each on one thread; one per processor when not given.",
+    ),
+]  # fmt: skip
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", min=1.0, show_default=False,
+        help="Seconds that the relaxation of one candidate may take (600 for the hydrogens, 3600 "
+        "for the rest when not given); twice as long when it is tried again.",
+    ),
+]  # fmt: skip
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of the command itself."""
+    if version:
+        from packflow_core import __version__
+
+        terminal.write(f"csp {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog=_EPILOG_RUN)
+def run(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="SMILES|TARGET.yaml", show_default=False,
+            help="SMILES of one neutral molecule, or a YAML file with the fields of the run; "
+            "options given here win over the file.",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Name of the target; from the formula when not given."),
+    ] = None,
+    z: Annotated[
+        str | None,
+        typer.Option("--z", help="Molecules per cell, 1 to 16, comma-separated. Default: 2,4."),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", help="Candidates in all, shared evenly among Z. May grow later: the first "
+            "candidates stay the same. Default: 100.",
+        ),
+    ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            "--generator",
+            help="PackFlow model: a name of 'csp models list' or a checkpoint file. "
+            "Default: packflow-open.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Energy engine. Default: gfnff.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="CIF of a known crystal, to find it in the ranking."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Seed; same seed, same candidates. Default: 0."),
+    ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            "--protocol",
+            help="Relaxation: 'converged' (forces and residual stress) or 'paper' (forces only, "
+            "as published). Default: converged.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="ODE steps of the generator.")
+    ] = None,
+    campaign: Annotated[
+        str | None, typer.Option("--campaign", help="Name of the campaign. Default: single.")
+    ] = None,
+    max_failed: Annotated[
+        float | None,
+        typer.Option(
+            "--max-failed",
+            help="Fraction of candidates that may fail before the exit code is 3. Default: 0.5.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE",
+            help="Any other field, for example --set relax.max_steps=500; may be repeated.",
+        ),
+    ] = None,
+    workers: Workers = None,
+    timeout: Timeout = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR",
+            help="Run folder. Default: runs/CAMPAIGN/NAME/GENERATOR.",
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed", help="Attempt candidates again that timed out or lost their worker."
+        ),
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Predict the crystal structures of one molecule.
+
+    Writes ranked.parquet, ranked.csv, report.html, landscape.png, structures/*.cif and run.json
+    into the run folder. Called again with the same options, it continues an interrupted run; a
+    folder that holds another run is refused.
+    """
+    from flows import commands
+
+    _output(json, quiet, verbose)
+    values: dict[str, object] = {
+        "name": name, "z": z, "n": n, "generator": generator, "engine": engine,
+        "reference": None if reference is None else str(reference), "seed": seed,
+        "campaign": campaign, "max_failed": max_failed,
+        "relax.protocol": None if protocol is None else protocol.value,
+        "generate.steps": steps,
+    }  # fmt: skip
+    given = {field: value for field, value in values.items() if value is not None}
+    spec = commands.spec_from_options(target, given, settings or [])
+    raise typer.Exit(commands.run(terminal, spec, out, workers, timeout, retry_failed))
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Attempt candidates again that failed for a reason that may pass: timeout, lost "
+            "worker, engine error.",
+        ),
+    ] = False,
+    workers: Workers = None,
+    timeout: Timeout = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Continue an interrupted run from its folder alone.
+
+    Finished candidates are not computed again, whatever ended the run: Ctrl-C, a kill, a power
+    cut. The result equals that of an unbroken run.
+    """
+    from flows import commands
+
+    _output(json, quiet, verbose)
+    raise typer.Exit(commands.resume(terminal, folder, workers, timeout, retry_failed))
+
+
+@app.command()
+def status(folder: Folder, json: Json = False) -> None:
+    """Show how far a run is and what became of its candidates, also while it works."""
+    from flows import commands
+
+    _output(json)
+    commands.status(terminal, folder)
+
+
+@app.command()
+def failures(
+    folder: Folder,
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Only this reason.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every candidate instead of groups.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show why candidates were rejected, failed or did not converge, the largest group first.
+
+    'csp resume DIR --retry-failed' attempts those again whose reason may pass.
+    """
+    from flows import commands
+
+    _output(json)
+    commands.failures(terminal, folder, stage, reason, every)
+
+
+@app.command()
+def rank(
+    folder: Folder,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Analyse and rank again, then renew the report.")
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="CIF of a known crystal, instead of the run's."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE",
+            help="A field of the ranking, for example --set rank.duplicate_rmsd_A=0.3.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Lines of the table.")] = 20,
+    workers: Workers = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Show the ranked table; with --rerank, rank anew with another reference or tolerance.
+
+    The relaxed candidates are not touched. The earlier analysis stays in its stage folder.
+
+    Example: csp rank runs/urea --rerank --reference urea.cif
+    """
+    from flows import commands
+
+    _output(json, quiet, verbose)
+    if rerank:
+        code = commands.rerank(terminal, folder, reference, settings or [], workers)
+    else:
+        code = commands.show_ranking(terminal, folder, reference, settings or [], top)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(folder: Folder, json: Json = False) -> None:
+    """Write the table, structures, picture and report again from what the run holds now."""
+    from flows import commands
+
+    _output(json)
+    commands.report(terminal, folder)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    top: Annotated[int, typer.Option("--top", min=1, help="The best so many structures.")] = 10,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Where. Default: DIR/export."),
+    ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Duplicates too, not only distinct structures.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write the best structures as CIF files, with their ranked table.
+
+    Example: csp export runs/urea --top 5 --to best
+    """
+    from flows import commands
+
+    _output(json)
+    commands.export(terminal, folder, top, to, duplicates)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check that everything a run needs is in place: packages, model, engine, disk, Prefect."""
+    from flows import commands
+
+    _output(json)
+    raise typer.Exit(commands.doctor(terminal))
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="DIR", show_default=False,
+            help="Folder with crystals.parquet and molecules.parquet, or with train.npz and "
+            "val.npz; docs/training.md describes them.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder of the training.", show_default=False),
+    ],
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps in all.")] = None,
+    cooldown: Annotated[
+        int | None, typer.Option("--cooldown", help="Last steps, with a falling learning rate.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE",
+            help="Any other setting, for example --set d_model=320; may be repeated.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.0, help="Stop after so long.", show_default=False),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Train a PackFlow model on your own crystals, or continue an interrupted training.
+
+    The same command continues where the folder ends; DIR/model.pt is the checkpoint so far.
+
+    Example: csp train --data tables --out model --steps 20000 --cooldown 5000
+    """
+    from flows import train_commands
+
+    _output(json, quiet, verbose)
+    values: dict[str, object] = {"steps": steps, "cooldown": cooldown}
+    given = {key: value for key, value in values.items() if value is not None}
+    given |= train_commands.settings_of(settings or [])
+    train_commands.train(
+        terminal, data, out, given, device=device, threads=threads, minutes=minutes
+    )
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="DIR", help="Data folder, as for csp train.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        str, typer.Argument(help="Name of a model or checkpoint file.")
+    ] = "packflow-open",
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Samples a molecule.")] = 16,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="ODE steps.", show_default=False)
+    ] = None,
+    restarts: Annotated[
+        bool,
+        typer.Option(
+            "--restarts/--no-restarts", help="Draw as csp run does, or in one go from the noise."
+        ),
+    ] = True,
+    molecules: Annotated[
+        int, typer.Option("--molecules", min=0, help="Evenly spaced subset; 0: all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise.")] = 0,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Measure raw samples of a model, before any repair: bonds, density, clashes.
+
+    Example: csp evaluate packflow-open --data tables --split test
+    """
+    from flows import train_commands
+
+    _output(json)
+    train_commands.evaluate(
+        terminal, model, data, split, samples=samples, steps=steps, restarts=restarts,
+        molecules=molecules, seed=seed,
+    )  # fmt: skip
+
+
+@models.command("list")
+def models_list(json: Json = False) -> None:
+    """List the models that ship with the package."""
+    from flows import model_commands
+
+    _output(json)
+    model_commands.list_models(terminal)
+
+
+@models.command("show")
+def models_show(
+    model: Annotated[str, typer.Argument(help="Name or checkpoint file.")] = "packflow-open",
+    json: Json = False,
+) -> None:
+    """Show what a model says about itself: configuration, training data, licence, metrics."""
+    from flows import model_commands
+
+    _output(json)
+    model_commands.show_model(terminal, model)
+
+
+@models.command("verify")
+def models_verify(
+    model: Annotated[str, typer.Argument(help="Name or checkpoint file.")] = "packflow-open",
+    json: Json = False,
+) -> None:
+    """Load a model and sample one crystal with it; exit code 2 when it is corrupt."""
+    from flows import model_commands
+
+    _output(json)
+    model_commands.verify_model(terminal, model)
+
+
+def _output(json: bool, quiet: bool = False, verbose: bool = False) -> None:
+    terminal.json, terminal.quiet, terminal.verbose = json, quiet or json, verbose
+
+
+def main() -> None:
+    """Entry point of `csp`: run a command and leave with its exit code."""
+    try:
+        # Set before parsing, so that a wrong option is answered in JSON too.
+        terminal.json = "--json" in sys.argv[1:]
+        code = app(standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # the option parser's answer to Ctrl-C
+            raise CommandInterrupted
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        code = terminal.report(error)
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

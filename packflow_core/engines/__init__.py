@@ -1,0 +1,1 @@
+"""Energy engines behind one protocol; `registry.get_engine` knows them by name."""

@@ -1,0 +1,233 @@
+"""Progress of a run, one line or bar per stage, from the rows as they are recorded.
+
+Stages report to the sink that `use` installed; without one, progress is silent. Sinks are
+called from several threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from packflow_core.store.schema import Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """Receives what happens to the candidates of a run."""
+
+    def start(self, stage: str, total: int, done: Mapping[str, int]) -> None:
+        """A stage begins: `total` candidates, of which `done` (status to count) are recorded."""
+
+    def advance(self, stage: str, status: str, count: int = 1) -> None:
+        """`count` more candidates of the stage are recorded with this status."""
+
+    def finish(self, stage: str) -> None:
+        """The stage ended."""
+
+    def close(self) -> None:
+        """No more calls will come; restore the terminal."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def start(self, stage: str, total: int, done: Mapping[str, int]) -> None:
+        """Nothing."""
+
+    def advance(self, stage: str, status: str, count: int = 1) -> None:
+        """Nothing."""
+
+    def finish(self, stage: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+@dataclass
+class _Stage:
+    """Counts of one stage since it began."""
+
+    total: int
+    counts: Counter[str]
+    before: int
+    began: float
+    last_shown: float = field(default=0.0)
+    last_fraction: float = field(default=0.0)
+
+    @property
+    def done(self) -> int:
+        return sum(self.counts.values())
+
+    def rate(self, now: float) -> float:
+        """Candidates per second, counting only what this process recorded."""
+        elapsed = now - self.began
+        return (self.done - self.before) / elapsed if elapsed > 0 else 0.0
+
+    def summary(self) -> str:
+        """Counts by status, the good news first."""
+        return ", ".join(f"{self.counts[s]} {s}" for s in Status if self.counts[s])
+
+
+class LogProgress:
+    """A log line per stage every `every_s` seconds or tenth of the way; for logs and pipes."""
+
+    def __init__(self, every_s: float = 10.0, log: logging.Logger = logger) -> None:
+        self._every_s = every_s
+        self._log = log
+        self._lock = threading.RLock()
+        self._stages: dict[str, _Stage] = {}
+
+    def start(self, stage: str, total: int, done: Mapping[str, int]) -> None:
+        """Log how much is to be done."""
+        now = time.monotonic()
+        with self._lock:
+            counts = Counter(dict(done))
+            state = self._stages[stage] = _Stage(total, counts, sum(counts.values()), now, now)
+            state.last_fraction = state.done / total if total else 1.0
+            already = f", {state.done} of them done before" if state.done else ""
+            self._log.info("%s: %d candidates%s", stage, total, already)
+
+    def advance(self, stage: str, status: str, count: int = 1) -> None:
+        """Count, and log when it is time."""
+        now = time.monotonic()
+        with self._lock:
+            state = self._stages.get(stage)
+            if state is None:
+                return
+            state.counts[status] += count
+            fraction = state.done / state.total if state.total else 1.0
+            tenth = fraction - state.last_fraction >= 0.1 and now - state.last_shown >= 1.0
+            if state.done < state.total and (tenth or now - state.last_shown >= self._every_s):
+                state.last_shown, state.last_fraction = now, fraction
+                self._line(stage, state, now)
+
+    def finish(self, stage: str) -> None:
+        """Log the result of the stage."""
+        with self._lock:
+            state = self._stages.pop(stage, None)
+            if state is not None:
+                elapsed = time.monotonic() - state.began
+                self._log.info(
+                    "%s: %d/%d in %s (%s)",
+                    stage, state.done, state.total, duration(elapsed), state.summary() or "none",
+                )  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _line(self, stage: str, state: _Stage, now: float) -> None:
+        rate = state.rate(now)
+        left = f", {duration((state.total - state.done) / rate)} left" if rate > 0 else ""
+        self._log.info(
+            "%s: %d/%d (%s%s; %s)",
+            stage, state.done, state.total, speed(rate), left, state.summary(),
+        )  # fmt: skip
+
+
+class RichProgress:
+    """A bar per stage: done and total, rate, time left, counts by status."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._lock = threading.RLock()
+        self._stages: dict[str, _Stage] = {}
+        self._tasks: dict[str, Any] = {}
+        self._bars = Bars(
+            TextColumn("[bold]{task.description:<11}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:>10}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[counts]}"),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._bars.start()
+
+    def start(self, stage: str, total: int, done: Mapping[str, int]) -> None:
+        """Add the stage's bar, or reset it when the stage runs again."""
+        with self._lock:
+            counts = Counter(dict(done))
+            state = self._stages[stage] = _Stage(
+                total, counts, sum(counts.values()), time.monotonic()
+            )
+            if stage in self._tasks:
+                self._bars.remove_task(self._tasks[stage])
+            self._tasks[stage] = self._bars.add_task(
+                stage, total=total, completed=state.done, rate="", counts=state.summary()
+            )
+
+    def advance(self, stage: str, status: str, count: int = 1) -> None:
+        """Move the bar."""
+        with self._lock:
+            state = self._stages.get(stage)
+            if state is None:
+                return
+            state.counts[status] += count
+            self._bars.update(
+                self._tasks[stage],
+                completed=state.done,
+                rate=speed(state.rate(time.monotonic())),
+                counts=state.summary(),
+            )
+
+    def finish(self, stage: str) -> None:
+        """Leave the bar as it stands."""
+        with self._lock:
+            if stage in self._tasks:
+                self._bars.stop_task(self._tasks[stage])
+
+    def close(self) -> None:
+        """Stop drawing; the bars stay on the screen."""
+        self._bars.stop()
+
+
+_sink: Progress = SilentProgress()
+
+
+def current() -> Progress:
+    """The sink that stages report to."""
+    return _sink
+
+
+@contextmanager
+def use(progress: Progress) -> Iterator[Progress]:
+    """Report to `progress` inside the block, in every thread of the process."""
+    global _sink  # noqa: PLW0603  one terminal per process
+    previous, _sink = _sink, progress
+    try:
+        yield progress
+    finally:
+        _sink = previous
+        progress.close()
+
+
+def speed(rate: float) -> str:
+    """Candidates per second as a short text; the time for one where that reads better."""
+    if rate <= 0:
+        return ""
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a short text: 42 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,1 @@
+"""Relaxation of crystals: protocols, guards and the optimiser loop."""

@@ -1,0 +1,1 @@
+"""Thin Prefect tasks, one module per stage; the work is done by `packflow_core`."""
