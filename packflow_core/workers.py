@@ -20,38 +20,23 @@ import contextlib
 import logging
 import os
 import pickle
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from packflow_core import worker_main
 from packflow_core.errors import RunFailedError
+from packflow_core.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
 ErrorKind = Literal["timeout", "worker_lost", "exception"]
-
-#: One thread per worker; two single-threaded processes beat one with two threads.
-_ENVIRONMENT = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-    )
-}
 
 #: Seconds that a worker may take to start and to import the function.
 START_TIMEOUT_S = 300.0
@@ -107,8 +92,8 @@ class WorkerPool:
         self._log = Path(log) if log is not None else None
         self._lock = threading.Lock()
         self._free = workers  # slots without an item
-        self._idle: list[_Worker] = []  # living workers of free slots
-        self._all: set[_Worker] = set()
+        self._idle: list[WorkerProcess] = []  # living workers of free slots
+        self._all: set[WorkerProcess] = set()
         self._waiting: deque[threading.Event] = deque()  # maps without any worker, in turn
         self._maps = 0
         self._failed_starts = 0
@@ -195,7 +180,7 @@ class WorkerPool:
         with self._lock:
             return -(-self.workers // max(1, self._maps))
 
-    def _acquire(self, block: bool) -> _Worker | None:
+    def _acquire(self, block: bool) -> WorkerProcess | None:
         """A worker, or None when all are at work and `block` is false."""
         with self._lock:
             self._check_open()
@@ -219,7 +204,7 @@ class WorkerPool:
             self._check_open()
             return self._take()
 
-    def _release(self, worker: _Worker, reusable: bool) -> None:
+    def _release(self, worker: WorkerProcess, reusable: bool) -> None:
         """Give a worker back; one that is not reusable is killed."""
         if not reusable:
             worker.kill()
@@ -251,7 +236,7 @@ class WorkerPool:
         else:
             self._free += 1
 
-    def _take(self) -> _Worker:
+    def _take(self) -> WorkerProcess:
         """A living idle worker, or a new one, for a slot that is ours. The lock is held."""
         while self._idle:
             worker = self._idle.pop()
@@ -260,7 +245,7 @@ class WorkerPool:
             worker.kill()
             self._all.discard(worker)
         try:
-            worker = _Worker(self._log)
+            worker = WorkerProcess(self._log)
         except OSError as error:
             self._free_slot()
             raise RunFailedError(f"A worker process cannot be started: {error}.") from error
@@ -270,58 +255,6 @@ class WorkerPool:
     def _check_open(self) -> None:
         if self._closed:
             raise RunFailedError("The worker pool was closed while work was left.")
-
-
-class _Worker:
-    """One process and our end of its connection."""
-
-    def __init__(self, log: Path | None) -> None:
-        ours, theirs = socket.socketpair()
-        with contextlib.ExitStack() as stack:
-            stack.callback(theirs.close)
-            output: Any = subprocess.DEVNULL
-            if log is not None:
-                output = stack.enter_context(open(log, "ab"))
-            self.process = subprocess.Popen(
-                # -P: the folder of the script must not shadow modules of other packages
-                [
-                    sys.executable,
-                    "-P",
-                    worker_main.__file__,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **_ENVIRONMENT},
-                pass_fds=(theirs.fileno(),),
-                process_group=0,  # a signal to the terminal's group is for the parent
-            )
-        self.connection = Connection(ours.detach())
-        self.up = False
-        with contextlib.suppress(OSError):  # it died already: found out when it is waited for
-            self.connection.send_bytes(pickle.dumps(sys.path))
-
-    def kill(self) -> None:
-        """End the process; harmless when it is dead."""
-        self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=10)
-        self.connection.close()
-
-    def death(self) -> str:
-        """How the process ended, after its connection broke."""
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "worker closed its connection"
-        if code < 0:
-            try:
-                return f"worker died with {signal.Signals(-code).name}"
-            except ValueError:
-                return f"worker died with signal {-code}"
-        return f"worker ended with exit code {code}"
 
 
 @dataclass
@@ -347,7 +280,7 @@ class _Map:
         self.items = iter(items)
         self.timeout_s = timeout_s
         self.again: deque[_Task] = deque()  # items whose worker failed before they began
-        self.running: dict[_Worker, _Task] = {}
+        self.running: dict[WorkerProcess, _Task] = {}
         self.exhausted = False
 
     def run(self) -> Iterator[Outcome]:
@@ -384,7 +317,7 @@ class _Map:
             if worker.up:
                 self._send(worker)
 
-    def _send(self, worker: _Worker) -> None:
+    def _send(self, worker: WorkerProcess) -> None:
         """Give a worker its item; it is listening, so this does not block."""
         with contextlib.suppress(OSError):  # a dead worker shows when it is waited for
             worker.connection.send_bytes(self.function)
@@ -431,7 +364,7 @@ class _Map:
         longest = _POLL_S if hungry and len(self.running) < self.pool.workers else _LONG_POLL_S
         return min(longest, max(0.0, min(ends) - now + 0.01))
 
-    def _hear(self, worker: _Worker) -> list[Outcome]:
+    def _hear(self, worker: WorkerProcess) -> list[Outcome]:
         """Act on a message of a worker, or on its death."""
         task = self.running[worker]
         try:
@@ -467,7 +400,7 @@ class _Map:
             return [Outcome(task.key, None, "exception", detail, wall_s)]
         return [Outcome(task.key, value, None, "", wall_s)]
 
-    def _lost(self, worker: _Worker, error: ErrorKind, detail: str) -> Outcome:
+    def _lost(self, worker: WorkerProcess, error: ErrorKind, detail: str) -> Outcome:
         task = self.running[worker]
         assert task.started is not None
         wall_s = time.monotonic() - task.started
@@ -475,12 +408,12 @@ class _Map:
         self._drop(worker, reusable=False)
         return Outcome(task.key, None, error, detail, wall_s)
 
-    def _failed_start(self, worker: _Worker, why: str) -> None:
+    def _failed_start(self, worker: WorkerProcess, why: str) -> None:
         """The item never began, so it is not to blame: it is given to another worker."""
         self.again.append(self.running[worker])
         self._drop(worker, reusable=False)
         self.pool._started(False, why)
 
-    def _drop(self, worker: _Worker, reusable: bool) -> None:
+    def _drop(self, worker: WorkerProcess, reusable: bool) -> None:
         del self.running[worker]
         self.pool._release(worker, reusable)

@@ -106,6 +106,7 @@ class Schedule:
             models only): its molecules are replaced by the conformers that fit them, noise is
             mixed in up to that time, and the ODE is integrated from there. A sample that has
             drifted off the data is led back, as in restart sampling (Xu et al., NeurIPS 2023).
+            After the last one the molecules are replaced once more.
         restart_steps: ODE steps of each restart.
     """
 
@@ -167,6 +168,11 @@ class Sampler:
                 )
         parameters = self._parameters(lattice, z)
         positions = x.double().cpu().numpy()
+        if isinstance(self.model, OpenPackFlow) and schedule.restarts:
+            # Even a slightly wrong molecule stores enough strain to blow its crystal up when it
+            # is relaxed: end on a conformer, as every restart began on one.
+            molecules = positions.reshape(len(positions), z, -1, 3)
+            positions = np.stack([self._mended(m) for m in molecules]).reshape(positions.shape)
         return [Sample(p, q) for p, q in zip(positions, parameters, strict=True)]
 
     def _parameters(self, lattice: Tensor, z: int) -> FloatArray:

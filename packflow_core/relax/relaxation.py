@@ -13,7 +13,6 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
-from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from packflow_core.crystal.crystal import Crystal
@@ -300,8 +299,3 @@ def gas_phase(
     if not BFGS(atoms, logfile=None).run(fmax=fmax, steps=1000):
         raise EngineError(Reason.MAX_STEPS, "the molecule did not relax in 1000 steps")
     return float(atoms.get_potential_energy()), np.asarray(atoms.get_positions())
-
-
-def full_stress(voigt: FloatArray) -> FloatArray:
-    """Stress tensor [3, 3] of ASE's six components [xx, yy, zz, yz, xz, xy]."""
-    return np.asarray(voigt_6_to_full_3x3_stress(voigt), dtype=np.float64)

@@ -38,7 +38,7 @@ class Csp:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def __call__(self, *arguments, env=None, timeout=300):
+    def __call__(self, *arguments, env=None, timeout=600):
         """Exit code, standard output and standard error of a command."""
         process = self.start(*arguments, env=env)
         out, err = process.communicate(timeout=timeout)
@@ -56,7 +56,7 @@ def csp(tmp_path_factory):
     return Csp(tmp_path_factory.mktemp("tmp"))
 
 
-def wait_for(condition, what, timeout=120.0):
+def wait_for(condition, what, timeout=300.0):
     """Poll until `condition()` is true."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:

@@ -49,7 +49,7 @@ def interrupted_at(csp, arguments, folder, stage, count, how=signal.SIGKILL, env
         )
         assert process.poll() is None, process.communicate()
         process.send_signal(how)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     return process.returncode, err
@@ -97,17 +97,18 @@ def test_a_run_killed_in_every_stage_ends_like_an_unbroken_one(csp, unbroken, tm
 
 def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(csp, tmp_path):
     folder = tmp_path / "run"
-    process = csp.start("run", *RUN, "--out", folder)
+    long = (*RUN, "--n", "2000", "--out", folder)  # far from done when it is interrupted
+    process = csp.start("run", *long)
     try:
         wait_for(lambda: recorded(folder, "relax_h") >= 1, "the first relaxation")
-        code, out, err = csp("run", *RUN, "--out", folder)
+        code, out, err = csp("run", *long)
         assert code == 2
         assert f"in use by another csp process (process {process.pid} on" in err
         assert out == ""
         status = csp.document("status", folder)
         assert status["status"] == "running"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130

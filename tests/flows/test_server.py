@@ -42,11 +42,13 @@ def server(tmp_path_factory):
         except OSError:
             return False
 
-    wait_for(answers, "the server")
-    yield url
-    process.terminate()
-    process.wait(timeout=30)
-    log.close()
+    try:
+        wait_for(answers, "the server")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        log.close()
 
 
 def ask(url, path, body=None):

@@ -132,12 +132,17 @@ def test_out_of_steps_is_unconverged(pool):
 def test_candidates_that_cannot_be_relaxed_are_rows(pool):
     good = urea_crystal()
     flat = Crystal(good.numbers, good.positions, good.cell * [[0.2], [1], [1]], 1)
-    short = Crystal(good.numbers, good.positions, good.cell * [[0.4], [1], [1]], 1)
+    twice = Crystal(
+        np.tile(good.numbers, 2),
+        np.concatenate([good.positions, good.positions + 0.5]),
+        good.cell * 1.3,
+        2,
+    )
     broken = good.positions.copy()
     broken[-1] += 5.0
     for crystal, reason in (
         (flat, Reason.BAD_CELL),
-        (short, Reason.CLASH),
+        (twice, Reason.CLASH),
         (good.with_positions(broken), Reason.BROKEN_MOLECULE),
     ):
         row = in_worker(pool, row_of(crystal), UREA.smiles, "gfnff", RelaxParams())
@@ -172,9 +177,9 @@ def lattice(name, bonds):
     gas, _ = relaxation.gas_phase(
         engine, crystal.numbers[:per_molecule], crystal.positions[:per_molecule]
     )
-    done = relaxation.relax_crystal(
-        crystal, engine, RelaxParams(max_stress_GPa=0.05), np.array(bonds)
-    )
+    # A smaller factor than the default suits cells this small: a third of the steps to the end.
+    params = RelaxParams(exp_cell_factor=4.0)
+    done = relaxation.relax_crystal(crystal, engine, params, np.array(bonds))
     energy = (done.last.energy / crystal.z - gas) * relaxation.EV_TO_KJ_MOL
     return str(done.status), done.crystal.volume, energy
 
@@ -182,8 +187,8 @@ def lattice(name, bonds):
 def test_urea_and_benzene_have_their_densities_and_lattice_energies():
     # mcGFN-FF with an independent set-up: lattice energies -106.2 and -51.1 kJ/mol, volumes 1.006
     # and 0.920 of the measured ones (urea at 12 K; benzene at 138 K, 7.39 x 9.42 x 6.81 Å).
-    # Volumes to 1.5 %: half a GPa more or less of bulk modulus times the stress left over.
-    # Energies to 1 kJ/mol: how far supercells agree.
+    # Volumes to 1.5 %: the stress of 0.1 GPa that may be left, over a bulk modulus of 7 GPa or
+    # more. Energies to 1 kJ/mol: how far supercells agree.
     items = [
         ("urea", ("urea", [[0, 1], [0, 2], [0, 3]])),
         ("benzene", ("benzene", [[0, 1]])),
