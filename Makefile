@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 DEMO_SMILES := O=[N+]([O-])c1cc(Cl)c(Cl)cc1[N+](=O)[O-]
 DEMO_OUT ?= runs/demo
-DEMO_N ?= 24
+DEMO_N ?= 16
 
 .PHONY: demo venv test lint clean
 
