@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from flows.console import CommandInterrupted, Terminal, interruptible
+from flows.console import Terminal, interruptible
 from packflow_core import progress
 from packflow_core.errors import EXIT_OK, EXIT_RUN_FAILED, EXIT_TOO_MANY_FAILURES, UserInputError
 from packflow_core.spec import RunSpec, make_spec, read_target
@@ -108,13 +108,10 @@ def _flow(
         terminal.open_log(folder / LOG)
     with terminal.captured():
         try:
-            with interruptible(), progress.use(terminal.progress()):
+            with interruptible(folder), progress.use(terminal.progress()):
                 summary = _in_prefect(
                     terminal, plan.spec, folder, count, timeout_s, retry_failed, rerank
                 )
-        except KeyboardInterrupt:
-            # The option parser would swallow it and leave without a word.
-            raise CommandInterrupted(folder) from None
         finally:
             close_pools()
     return _show_result(terminal, RunStore(folder), summary)

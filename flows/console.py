@@ -104,6 +104,7 @@ class Terminal:
 
     def open_log(self, path: Path) -> None:
         """Log to `path`, and to standard error when verbose."""
+        logging.raiseExceptions = False  # a full disk silences the log, not the command
         root = logging.getLogger()
         root.setLevel(logging.INFO)
         self.handler = logging.FileHandler(path, encoding="utf-8")
@@ -190,11 +191,14 @@ class Terminal:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(folder: Path) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a run in order: workers first, then the flow, then us.
 
     A second Ctrl-C, or a flow that does not come back within the grace period, ends the process
     at once; nothing recorded is lost either way.
+
+    Raises:
+        CommandInterrupted: whatever the flow made of the interruption.
     """
     from packflow_core.stages.chunk import stop
 
@@ -213,6 +217,10 @@ def interruptible() -> Iterator[None]:
     previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except BaseException as error:
+        if asked.is_set() or isinstance(error, KeyboardInterrupt):
+            raise CommandInterrupted(folder) from error
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

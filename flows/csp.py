@@ -1,7 +1,5 @@
 """The flow `csp`: a SMILES becomes ranked crystals."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from pathlib import Path

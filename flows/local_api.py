@@ -27,6 +27,7 @@ from packflow_core.errors import RunFailedError, UserInputError
 logger = logging.getLogger(__name__)
 
 _DATABASE = "prefect.db"
+_START_TRIES = 3
 _QUIET = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -93,17 +94,29 @@ def start_server() -> None:
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=_log_descriptor(),
+                process_group=0,  # a signal to the terminal's group is for us, not for it
             )  # fmt: skip
 
-    try:
+    why = "it ended at once"
+    for _ in range(_START_TRIES):
         # The instance registers itself where Prefect's client looks for a running server.
-        BoundServer().start()
-    except Exception as error:
-        raise RunFailedError(
-            f"Prefect's temporary API server did not start ({error}); set PREFECT_API_URL to a "
-            "server of yours, or free a port between 8000 and 9000."
-        ) from error
-    _keep_template()
+        server = BoundServer()
+        try:
+            server.start()
+        except Exception as error:
+            why = str(error)
+            server.stop()
+            continue
+        # Two commands may choose one port at the same time. Then the health check of the one
+        # whose server could not bind was answered by the other's.
+        if server.server_process is not None and server.server_process.poll() is None:
+            _keep_template()
+            return
+        server.stop()
+    raise RunFailedError(
+        f"Prefect's temporary API server did not start ({why}); set PREFECT_API_URL to a server "
+        "of yours, or free a port between 8000 and 9000."
+    )
 
 
 def redirect_logging(handler: logging.Handler) -> None:

@@ -1,12 +1,21 @@
 """Fixtures that several test folders share."""
 
 import hashlib
+import os
+
+# Before numpy and the engines' libraries: results to the last bit need one thread, as in workers.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from packflow_core.store.rows import crystal_columns
 from packflow_core.store.schema import Status
+
+# The same examples in every run: a red test means that something changed.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -121,7 +121,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # PyTorch's own words on a refused pickle are about its options, not about the file.
+        if isinstance(error, pickle.UnpicklingError) or not str(error):
+            reason = "it is not a PyTorch file of plain weights"
+        else:
+            reason = str(error).splitlines()[0]
         raise UserInputError(
             f"{path} cannot be read as a checkpoint ({reason[:120]}); it is corrupt or not one, "
             "download it again or name another with --generator."

@@ -89,7 +89,7 @@ def run_chunk(
     """
     began = time.perf_counter()
     run = RunStore(Path(run_folder))
-    recorded = run.attempts(stage)
+    recorded = run.attempts(stage, [index for index, _ in work])
     todo = {i: a for i, a in work if i not in recorded or recorded[i].attempt < a}
     counts: Counter[str] = Counter()
     if todo and stage == "generate":

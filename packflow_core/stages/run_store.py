@@ -9,6 +9,7 @@ import platform
 import shlex
 import socket
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -75,9 +76,9 @@ class RunStore:
         """Table of a stage."""
         return StageStore(self.folder, name, self.plan.key(name))
 
-    def attempts(self, stage: str) -> dict[int, Attempt]:
-        """Latest attempt of every candidate of a stage."""
-        return attempts(self.stage(stage))
+    def attempts(self, stage: str, indices: Iterable[int] | None = None) -> dict[int, Attempt]:
+        """Latest attempt of the candidates of a stage, all when None, by index."""
+        return attempts(self.stage(stage), indices)
 
     def eligible(self, stage: str) -> list[int]:
         """Indices of the candidates that a stage takes, ascending."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,9 +80,9 @@ class StageLedger:
         }
 
 
-def attempts(store: StageStore) -> dict[int, Attempt]:
-    """Latest attempt of every candidate of a stage, by candidate index."""
-    table = store.table(("index", "status", "reason", "attempt"))
+def attempts(store: StageStore, indices: Iterable[int] | None = None) -> dict[int, Attempt]:
+    """Latest attempt of the candidates of a stage (all when None), by candidate index."""
+    table = store.table(("index", "status", "reason", "attempt"), indices)
     columns = [table.column(name).to_pylist() for name in ("index", "status", "reason", "attempt")]
     return {
         index: Attempt(status, reason or "", attempt or 0)

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from packflow_core.crystal.cif import crystal_to_cif_text, read_cif
 from packflow_core.crystal.crystal import Crystal, right_handed
-from packflow_core.crystal.lattice import is_valid_parameters, parameters_to_cell
+from packflow_core.crystal.lattice import heights, is_valid_parameters, parameters_to_cell
 
 lengths, angles = st.floats(4.0, 15.0), st.floats(55.0, 125.0)
 parameters = st.tuples(lengths, lengths, lengths, angles, angles, angles).filter(
-    lambda p: is_valid_parameters(p) and np.linalg.det(parameters_to_cell(p)) > 30.0
+    lambda p: is_valid_parameters(p) and heights(parameters_to_cell(p)).min() > 2.0
 )
 
 

@@ -6,6 +6,7 @@ import pytest
 from packflow_core.errors import UserInputError
 from packflow_core.spec import make_spec
 from packflow_core.stages import plan as module
+from packflow_core.stages.generate import z_of_index
 from packflow_core.stages.plan import RunPlan, differences, make_plan, z_of
 from packflow_core.store.schema import STAGES
 
@@ -91,6 +92,8 @@ def test_differences_name_field_and_both_values():
 
 def test_a_candidate_keeps_its_z_when_n_grows():
     assert [z_of(i, (2, 4, 8)) for i in range(7)] == [2, 4, 8, 2, 4, 8, 2]
+    # The sampler follows the same rule.
+    assert all(z_of(i, (1, 3)) == z_of_index(i, (1, 3))[0] for i in range(9))
 
 
 @pytest.mark.parametrize(
