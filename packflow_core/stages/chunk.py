@@ -152,7 +152,10 @@ def _attempt(
     key = run.plan.key(stage)
     limit = kind.timeout_s if timeout_s is None else timeout_s
     for attempt in sorted(set(todo.values())):
-        items = [(i, (row, *extra)) for i, row in upstream.items() if todo[i] == attempt]
+        # The dearest first: a large cell that comes last would leave the other workers idle.
+        batch = [i for i in upstream if todo[i] == attempt]
+        batch.sort(key=lambda i: (-int(upstream[i].get("n_atoms") or 0), i))
+        items = [(i, (upstream[i], *extra)) for i in batch]
         # A candidate that ran out of time gets twice as long the next time.
         seconds = limit * 2 ** (attempt - 1)
         for outcome in pool(workers, run.folder / LOG).map(kind.function, items, timeout_s=seconds):
