@@ -398,12 +398,12 @@ def train(
 
     Example: csp train --data tables --out model --steps 20000 --cooldown 5000
     """
-    from flows import train_commands
+    from flows import commands, train_commands
 
     _output(json, quiet, verbose)
     values: dict[str, object] = {"steps": steps, "cooldown": cooldown}
     given = {key: value for key, value in values.items() if value is not None}
-    given |= train_commands.settings_of(settings or [])
+    given |= dict(commands.parse_setting(text) for text in settings or [])
     train_commands.train(
         terminal, data, out, given, device=device, threads=threads, minutes=minutes
     )

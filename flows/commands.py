@@ -35,7 +35,7 @@ def spec_from_options(target: str, given: dict[str, object], settings: Sequence[
     for field, value in given.items():
         _put(values, field, _z_values(str(value)) if field == "z" else value)
     for setting in settings:
-        _put(values, *_setting(setting))
+        _put(values, *parse_setting(setting))
     return make_spec(values, target if is_file else "")
 
 
@@ -76,7 +76,7 @@ def rerank(
     if reference is not None:
         values["reference"] = str(reference)
     for setting in settings:
-        field, value = _setting(setting)
+        field, value = parse_setting(setting)
         if not field.startswith("rank."):
             raise UserInputError(
                 f"--set {setting} does not belong to the ranking; only fields of rank can change, "
@@ -365,7 +365,12 @@ def _put(values: dict[str, Any], field: str, value: object) -> None:
     values[last] = value
 
 
-def _setting(text: str) -> tuple[str, object]:
+def parse_setting(text: str) -> tuple[str, object]:
+    """Field and value of a `FIELD=VALUE` text, the value read as YAML.
+
+    Raises:
+        UserInputError: not of that form.
+    """
     field, equals, value = text.partition("=")
     if not equals or not field.strip():
         raise UserInputError(f"--set {text} is not of the form FIELD=VALUE.")

@@ -11,23 +11,6 @@ from flows.console import Terminal
 from packflow_core.errors import UserInputError
 
 
-def settings_of(assignments: list[str]) -> dict[str, Any]:
-    """Values of `FIELD=VALUE` texts, read as YAML scalars.
-
-    Raises:
-        UserInputError: no equals sign.
-    """
-    import yaml
-
-    values: dict[str, Any] = {}
-    for text in assignments:
-        field, sign, value = text.partition("=")
-        if not sign:
-            raise UserInputError(f"--set takes FIELD=VALUE, not '{text}'.")
-        values[field.strip()] = yaml.safe_load(value)
-    return values
-
-
 def train(
     terminal: Terminal,
     data: Path,

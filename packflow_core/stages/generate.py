@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from packflow_core.chem.elements import COVALENT_RADII
 from packflow_core.chem.molecule import Molecule
+from packflow_core.crystal.contacts import bond_errors, bond_statistics
 from packflow_core.crystal.crystal import Crystal
 from packflow_core.crystal.lattice import heights, is_valid_parameters, parameters_to_cell
 from packflow_core.errors import UserInputError
@@ -166,22 +166,12 @@ def _row(sample: Sample, molecule: Molecule, z: int, params: GenerateParams) -> 
     cell = parameters_to_cell(parameters)
     crystal = Crystal(numbers, sample.positions, cell, z)
     row.update(crystal_columns(crystal, hydrogens_missing=z * int(molecule.hydrogen_counts.sum())))
-    row.update(_bond_columns(crystal, molecule))
+    sound, worst = bond_statistics(bond_errors(crystal, molecule.bonds))
+    row.update(bonds_ok=sound, max_bond_error_A=worst)
     if heights(cell).min() < params.min_height_A:
         detail = f"cell height {heights(cell).min():.2f} Å is below {params.min_height_A} Å"
         return _refused(row, Status.REJECTED, Reason.BAD_CELL, detail)
     return row
-
-
-def _bond_columns(crystal: Crystal, molecule: Molecule) -> Row:
-    """Bond statistics against covalent sums; empty for a molecule without heavy-atom bonds."""
-    if not len(molecule.bonds):
-        return {"bonds_ok": None, "max_bond_error_A": None}
-    x = crystal.positions.reshape(crystal.z, -1, 3)
-    i, j = molecule.bonds.T
-    radii = COVALENT_RADII[molecule.numbers]
-    error = np.abs(np.linalg.norm(x[:, i] - x[:, j], axis=-1) - (radii[i] + radii[j]))
-    return {"bonds_ok": float((error <= 0.4).mean()), "max_bond_error_A": float(error.max())}
 
 
 def _refused(row: Row, status: Status, reason: Reason, detail: str) -> Row:

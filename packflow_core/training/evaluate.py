@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 
 from packflow_core.chem.elements import COVALENT_RADII
 from packflow_core.chem.molecule import Molecule
+from packflow_core.crystal.contacts import BOND_TOLERANCE, clashing_atoms
+from packflow_core.crystal.crystal import Crystal
 from packflow_core.crystal.lattice import is_valid_parameters, parameters_to_cell
 from packflow_core.model.checkpoint import Model
 from packflow_core.model.sampler import Sampler, Schedule
 from packflow_core.training.data import TrainingSet
 
 FloatArray = NDArray[np.float64]
-
-#: A bond is sound within this distance of the covalent sum, Å (PackFlow, eq. G8).
-BOND_TOLERANCE = 0.4
-#: Two atoms of different molecules clash below this fraction of the covalent sum (eq. 25).
-CLASH_FACTOR = 0.75
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,8 @@ def _evaluate_molecule(
         cell = parameters_to_cell(sample.parameters)
         # Same composition: relative density error is that of the inverse volumes.
         density.append(abs(volume * z / np.linalg.det(cell) - 1.0))
-        clash.append(_clash_fraction(x, cell, radii))
+        crystal = Crystal(np.tile(molecule.numbers, z), sample.positions, cell, z)
+        clash.append(clashing_atoms(crystal).mean())
     every = np.concatenate(errors)
     return {
         "valid_cells": valid / samples,
@@ -133,24 +131,3 @@ def _evaluate_molecule(
         "density_error": float(np.mean(density)) if density else float("nan"),
         "clash_rate": float(np.mean(clash)) if clash else float("nan"),
     }, every
-
-
-def _clash_fraction(x: FloatArray, cell: FloatArray, radii: FloatArray) -> float:
-    """Fraction of heavy atoms nearer to another molecule (or image) than eq. 25 allows."""
-    z, n, _ = x.shape
-    flat, molecule = x.reshape(-1, 3), np.repeat(np.arange(z), n)
-    # Molecules may lie anywhere: bring every pair to its nearest image, then look one cell around.
-    frac = flat @ np.linalg.inv(cell)
-    step = frac[None] - frac[:, None]
-    centre = np.rint(step)
-    shifts = np.array(
-        [[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)], dtype=float
-    )
-    limit = CLASH_FACTOR * (np.tile(radii, z)[:, None] + np.tile(radii, z)[None])
-    hit = np.zeros((len(flat), len(flat)), dtype=bool)
-    for shift in shifts:
-        image = shift - centre
-        distance = np.linalg.norm((step + image) @ cell, axis=-1)
-        own = (image == 0).all(-1) & (molecule[:, None] == molecule[None])
-        hit |= (distance < limit) & ~own
-    return float(hit.any(1).mean())
