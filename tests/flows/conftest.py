@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,13 +53,3 @@ class Csp:
 @pytest.fixture(scope="session")
 def csp(tmp_path_factory):
     return Csp(tmp_path_factory.mktemp("tmp"))
-
-
-def wait_for(condition, what, timeout=300.0):
-    """Poll until `condition()` is true."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not come within {timeout} s")

@@ -4,7 +4,7 @@ import signal
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import wait_for
+from waiting import wait_for
 
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.rows import same_result

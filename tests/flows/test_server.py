@@ -8,7 +8,7 @@ import sys
 import urllib.request
 
 import pytest
-from conftest import wait_for
+from waiting import wait_for
 
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.schema import STAGES
