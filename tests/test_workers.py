@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from packflow_core.errors import RunFailedError
-from packflow_core.workers import WorkerPool
+from packflow_core.workers import Seat, WorkerPool
 
 
 # -- functions that run in workers -------------------------------------------------------------
@@ -24,12 +24,15 @@ def slow_double(x, seconds):
     return 2 * x
 
 
-def environment():
+def environment(spoil=0):
     import torch
 
+    before = torch.get_num_threads()
+    if spoil:
+        torch.set_num_threads(spoil)
     return {
         "threads": [os.environ[f"{n}_NUM_THREADS"] for n in ("OMP", "OPENBLAS", "MKL")],
-        "torch": torch.get_num_threads(),
+        "torch": before,
         "cwd": os.getcwd(),
         "pid": os.getpid(),
         "main": sys.modules["__main__"].__file__,
@@ -63,6 +66,14 @@ def misbehave(how, seconds=0.0):
 def report_pid_and_hang(folder):
     Path(folder, str(os.getpid())).touch()
     ctypes.CDLL(None).sleep(120)  # native code: no Python instruction runs meanwhile
+
+
+def leave_a_child(how, folder):
+    if os.fork() == 0:
+        while not Path(folder, "end").exists():
+            time.sleep(0.05)
+        os._exit(0)
+    misbehave(how)
 
 
 class Unreadable:
@@ -150,6 +161,14 @@ def test_workers_are_single_threaded_and_never_import_the_parents_main(pool, mon
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
+def test_threads_are_those_of_the_seat_whatever_an_item_did():
+    with WorkerPool([Seat("cpu", 2)]) as fresh:
+        seen = [o.value for o in fresh.map(environment, [(k, (3,)) for k in range(2)], 60.0)]
+    assert [s["threads"] for s in seen] == [["2", "2", "2"]] * 2
+    assert [s["torch"] for s in seen] == [2, 2]
+    assert seen[0]["pid"] == seen[1]["pid"]
+
+
 # -- faults ------------------------------------------------------------------------------------
 def test_a_dying_worker_costs_its_item_only(pool):
     items = [(k, ("fine",)) for k in range(8)]
@@ -164,11 +183,11 @@ def test_a_dying_worker_costs_its_item_only(pool):
 
 def test_a_worker_killed_from_outside(pool):
     def killer():
-        time.sleep(0.5)
+        time.sleep(0.3)
         os.kill(pool.pids[0], signal.SIGKILL)
 
     threading.Thread(target=killer).start()
-    outcomes = list(pool.map(slow_double, [(k, (k, 1.5)) for k in range(3)], 60.0))
+    outcomes = list(pool.map(slow_double, [(k, (k, 0.9)) for k in range(3)], 60.0))
     assert sorted(o.error or "" for o in outcomes) == ["", "", "worker_lost"]
     lost = next(o for o in outcomes if o.error)
     assert lost.detail == "worker died with SIGKILL"
@@ -185,27 +204,37 @@ def test_an_idle_worker_killed_from_outside_costs_nothing(pool):
 
 def test_a_hanging_item_is_killed_and_the_others_go_on(pool, tmp_path):
     items = [("hang", ("hang",))] + [(k, ("fine",)) for k in range(4)]
-    outcomes = collect(pool.map(misbehave, items, 1.0))
+    outcomes = collect(pool.map(misbehave, items, 0.6))
     assert outcomes["hang"].error == "timeout"
-    assert outcomes["hang"].wall_s >= 1.0
+    assert outcomes["hang"].wall_s >= 0.6
     assert all(outcomes[k].value == "fine" for k in range(4))
 
-    native = next(pool.map(report_pid_and_hang, [(0, (str(tmp_path),))], 1.0))
+    native = next(pool.map(report_pid_and_hang, [(0, (str(tmp_path),))], 0.6))
     assert native.error == "timeout"
     (pid,) = [int(p.name) for p in tmp_path.iterdir()]
     assert gone(pid)
 
 
+def test_a_death_is_found_though_a_child_holds_the_line(pool, tmp_path):
+    outcomes = collect(
+        pool.map(leave_a_child, [(how, (how, str(tmp_path))) for how in ("hang", "exit")], 0.6)
+    )
+    assert outcomes["hang"].error == "timeout"
+    assert outcomes["exit"].error == "worker_lost"
+    assert outcomes["exit"].detail == "worker ended with exit code 3"
+    (tmp_path / "end").touch()
+
+
 def test_the_limit_counts_from_the_start_of_the_item(tmp_path, monkeypatch):
     (tmp_path / "late_riser.py").write_text(
-        f"import os, time\nif os.getpid() != {os.getpid()}:\n    time.sleep(2)\n"
+        f"import os, time\nif os.getpid() != {os.getpid()}:\n    time.sleep(1.2)\n"
         "def function():\n    return 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     import late_riser
 
     with WorkerPool(1) as fresh:
-        outcome = next(fresh.map(late_riser.function, [(0, ())], 1.0))
+        outcome = next(fresh.map(late_riser.function, [(0, ())], 0.6))
     assert (outcome.error, outcome.value) == (None, 1)
 
 
@@ -234,7 +263,7 @@ def test_a_closed_iterator_kills_what_is_in_the_air(pool, tmp_path):
     iterator.close()
     assert len(before) == 2
     assert len(pool.pids) == 1
-    assert sum(gone(p, 1.0) for p in before) == 1
+    assert sum(gone(p, 0.4) for p in before) == 1
     assert sorted(o.value for o in pool.map(double, [(k, (k,)) for k in range(4)], 60)) == [
         0, 2, 4, 6,
     ]  # fmt: skip
@@ -275,7 +304,7 @@ def test_a_short_map_does_not_wait_for_a_long_one():
         order = []
 
         def long():
-            for outcome in fresh.map(slow_double, [(k, (k, 0.2)) for k in range(10)], 60.0):
+            for outcome in fresh.map(slow_double, [(k, (k, 0.1)) for k in range(10)], 60.0):
                 order.append(("long", outcome.key))
 
         thread = threading.Thread(target=long)
@@ -364,7 +393,7 @@ def test_output_goes_to_the_log_and_not_to_the_terminal(tmp_path, capfd):
 SCRIPT = """
 import os, sys
 sys.path.insert(0, {tests!r})
-from packflow_core.workers import WorkerPool
+from packflow_core.workers import Seat, WorkerPool
 from test_workers import report_pid_and_hang
 
 if __name__ == "__main__":
