@@ -62,6 +62,9 @@ def check_all() -> list[Check]:
         ("torch", _torch),
         ("model", _model),
         ("engine gfnff", _engine),
+        ("engine gfn1-xtb, gfn2-xtb", _xtb),
+        ("engine uma", _uma),
+        ("engine ase", _ase),
         ("prefect", _prefect),
     ]
     return [_guarded(name, check) for name, check in checks]
@@ -114,9 +117,9 @@ def _conflicts(distribution: str) -> list[str]:
 
 
 def _processors() -> tuple[Verdict, str]:
-    from packflow_core.stages.chunk import default_workers
+    from packflow_core.devices import usable_cpus
 
-    return "ok", f"{default_workers()} usable of {os.cpu_count()}: so many workers by default"
+    return "ok", f"{usable_cpus()} usable of {os.cpu_count()}: so many workers by default"
 
 
 def _memory() -> tuple[Verdict, str]:
@@ -161,6 +164,43 @@ def _engine() -> tuple[Verdict, str]:
                 return "fail", f"{identity}: {outcome.error}, {outcome.detail}"
             return "ok", f"{identity}; solid CO2: {outcome.value:.2f} eV in {outcome.wall_s:.1f} s"
     return "fail", "no answer"
+
+
+def _xtb() -> tuple[Verdict, str]:
+    from packflow_core.engines.registry import engine_identity
+
+    return _missing("gfn1-xtb") or ("ok", engine_identity("gfn1-xtb"))
+
+
+def _uma() -> tuple[Verdict, str]:
+    from packflow_core.engines import uma_files
+
+    missing = _missing(uma_files.NAMES[0])
+    if missing is not None:
+        return missing
+    package = f"fairchem-core {metadata.version('fairchem-core')}"
+    here = [name for name in uma_files.NAMES if uma_files.cached(name) is not None]
+    if here:
+        return "ok", f"{package}; weights on this machine: {', '.join(here)}"
+    return "ok", f"{package}; no weights on this machine yet: {uma_files.ACCESS}"
+
+
+def _ase() -> tuple[Verdict, str]:
+    from packflow_core.engines import factory, trust
+
+    allowed = os.environ.get(trust.VARIABLE)
+    elsewhere = f"{trust.VARIABLE}={allowed}" if allowed else f"none, {trust.VARIABLE} is not set"
+    return "ok", f"any calculator as {factory.FORM}; allowed in deployments: {elsewhere}"
+
+
+def _missing(engine: str) -> tuple[Verdict, str] | None:
+    """That an optional engine is not installed; None where it is."""
+    from packflow_core.engines.registry import family_of, installed_version
+
+    family = family_of(engine)
+    if installed_version(family) is not None:
+        return None
+    return "ok", f"optional, not installed; {family.install}"
 
 
 def trial_energy(engine: str) -> float:

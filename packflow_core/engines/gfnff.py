@@ -21,20 +21,19 @@ from importlib import metadata, util
 from typing import Any
 
 import numpy as np
-from ase.calculators.calculator import BaseCalculator, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import Bohr, Hartree
 from numpy.typing import NDArray
 
 from packflow_core.crystal.crystal import Crystal
 from packflow_core.crystal.lattice import heights
 from packflow_core.crystal.separate import separate_molecules
-from packflow_core.engines.base import EngineError, EngineResult, concatenate
+from packflow_core.engines.base import BaseEngine, EngineError, EngineResult, compute_each
 from packflow_core.engines.supercell import MIN_HEIGHT, Supercell, supercell
 from packflow_core.errors import UserInputError
 from packflow_core.store.schema import Reason
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 VERSION = "mcgfnff2023"
 
@@ -53,7 +52,7 @@ _TOPOLOGY_CONTACT = 0.5
 _TOPOLOGY_GROWTH = 1.8
 
 
-class GFNFFEngine:
+class GFNFFEngine(BaseEngine):
     """Engine `gfnff`.
 
     Args:
@@ -84,40 +83,33 @@ class GFNFFEngine:
             "min_height_A": f"{self.min_height:g}",
         }
 
-    def evaluate(self, crystals: Sequence[Crystal]) -> EngineResult:
-        """Energies, forces and stress, each crystal with a topology of its own.
-
-        Raises:
-            EngineError: CLASH, BAD_CELL, NAN or ENGINE, for the first crystal that fails.
-        """
-        results = [
-            self.as_ase(crystal).compute(crystal.positions, crystal.cell) for crystal in crystals
-        ]
-        return concatenate(*zip(*results, strict=True)) if results else concatenate([], [], [])
-
-    def as_ase(self, crystal: Crystal) -> GFNFFCalculator:
-        """ASE calculator with the topology and the supercell of `crystal`.
+    def prepare(self, crystal: Crystal) -> GFNFFSystem:
+        """Topology and supercell of `crystal`.
 
         Raises:
             EngineError: CLASH or BAD_CELL where none can be made, ENGINE where the library fails.
         """
-        return GFNFFCalculator(crystal, self.min_height)
+        return GFNFFSystem(crystal, self.min_height)
+
+    def compute(
+        self,
+        prepared: Sequence[GFNFFSystem],
+        positions: FloatArray,
+        cells: FloatArray,
+        n_atoms: IntArray,
+    ) -> EngineResult:
+        """See `Engine`; errors are CLASH, BAD_CELL, NAN or ENGINE."""
+        return compute_each(prepared, positions, cells, n_atoms)
 
 
-class GFNFFCalculator(BaseCalculator):  # type: ignore[misc]
-    """ASE calculator of one crystal; keeps topology and supercell while atoms and cell move.
-
-    Not an `ase.calculators.Calculator`: those refer to themselves, so the native memory, several
-    MB for each, would wait for the garbage collector.
+class GFNFFSystem:
+    """One crystal; keeps topology and supercell while atoms and cell move.
 
     Attributes:
         replicas: repetitions of the reduced cell in the supercell.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces", "stress")
-
     def __init__(self, crystal: Crystal, min_height: float = DEFAULT_MIN_HEIGHT) -> None:
-        super().__init__()
         self._map: Supercell = supercell(crystal, min_height, MAX_ATOMS)
         self.replicas = self._map.replicas
         self._numbers = np.tile(crystal.numbers, self._map.copies).astype(np.int32)
@@ -184,20 +176,3 @@ class GFNFFCalculator(BaseCalculator):  # type: ignore[misc]
         if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(stress).all()):
             raise EngineError(Reason.NAN, "energy, forces or stress are not finite")
         return energy * Hartree / self._map.copies, forces, stress
-
-    def calculate(
-        self,
-        atoms: Any,
-        properties: Sequence[str] = implemented_properties,
-        system_changes: Sequence[str] = all_changes,
-    ) -> None:
-        """ASE's hook: all properties come from one call."""
-        if not np.array_equal(np.tile(atoms.numbers, self._map.copies), self._numbers):
-            raise ValueError("this calculator was made for other atoms")
-        energy, forces, stress = self.compute(atoms.positions, np.asarray(atoms.cell))
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "forces": forces,
-            "stress": full_3x3_to_voigt_6_stress(stress),
-        }

@@ -7,12 +7,13 @@ field metadata, so a reader needs nothing but the file.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import pyarrow as pa
 
 #: Raised when the meaning of a column changes; part of every stage key.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Status(StrEnum):
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     BROKEN_MOLECULE = "broken_molecule"
     CONNECTIVITY = "connectivity"
     STEREO = "stereo"
+    WINDOW = "window"
     # unconverged
     MAX_STEPS = "max_steps"
     STRESS = "stress"
@@ -44,6 +46,8 @@ class Reason(StrEnum):
     EXPLODED = "exploded"
     TOPOLOGY = "topology"
     ENGINE = "engine_error"
+    SCF = "scf"
+    OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
     WORKER_LOST = "worker_lost"
     HYDROGENS = "hydrogens"
@@ -51,7 +55,19 @@ class Reason(StrEnum):
 
 
 #: Reasons that another attempt may cure; `csp resume --retry-failed` tries these again.
-RETRYABLE = frozenset({Reason.TIMEOUT, Reason.WORKER_LOST, Reason.ENGINE, Reason.INTERNAL})
+RETRYABLE = frozenset(
+    {Reason.TIMEOUT, Reason.WORKER_LOST, Reason.OUT_OF_MEMORY, Reason.ENGINE, Reason.INTERNAL}
+)
+
+#: Attempts, in all, that a candidate gets within a run before a failure counts as final; 1 where
+#: a reason is not named. A hang, a lost worker or full memory may be the neighbours' fault.
+RETRY: dict[Reason, int] = {
+    Reason.TIMEOUT: 2,
+    Reason.WORKER_LOST: 2,
+    Reason.OUT_OF_MEMORY: 2,
+    Reason.ENGINE: 1,
+    Reason.INTERNAL: 1,
+}
 
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
@@ -104,6 +120,11 @@ _RELAX_FIELDS = (
     _field("density_start_g_cm3", _F, "density before the stage", "g/cm3"),
     _field("protocol", _S, "relaxation protocol"),
     _field("replicas", _IL, "repetitions of the cell in which the engine was evaluated"),
+    _field("trace_step", _IL, "optimiser steps of the trace, evenly spaced, and the last one"),
+    _field("trace_energy_eV", _FL, "potential energy along the trace", "eV"),
+    _field("trace_fmax_eV_A", _FL, "largest force on a free atom along the trace", "eV/Å"),
+    _field("trace_stress_GPa", _FL, "largest component of the stress along the trace", "GPa"),
+    _field("trace_volume_A3", _FL, "cell volume along the trace", "Å3"),
 )
 
 STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
@@ -139,15 +160,36 @@ STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
     ),
 }
 
+#: Stages of a run that refines nothing; refinements, relax_2 and so on, come before `rank`.
 STAGES = tuple(STAGE_COLUMNS)
 
+_REFINEMENT = re.compile(r"relax_([2-9]|[1-9][0-9]+)")
 
-def stage_schema(stage: str) -> pa.Schema:
-    """Arrow schema of a stage's table.
+
+def refinement_name(number: int) -> str:
+    """Name of a refinement stage; `number` is 1 for the first, which is called relax_2."""
+    return f"relax_{number + 1}"
+
+
+def stage_kind(stage: str) -> str:
+    """The stage of `STAGES` that a stage works like: refinements are relaxations, too.
 
     Raises:
         ValueError: not a known stage.
     """
-    if stage not in STAGE_COLUMNS:
-        raise ValueError(f"unknown stage '{stage}'; stages are {', '.join(STAGES)}")
-    return pa.schema([*COMMON, *STAGE_COLUMNS[stage]])
+    if stage in STAGE_COLUMNS:
+        return stage
+    if _REFINEMENT.fullmatch(stage):
+        return "relax"
+    raise ValueError(
+        f"unknown stage '{stage}'; stages are {', '.join(STAGES)} and refinements such as relax_2"
+    )
+
+
+def stage_schema(stage: str) -> pa.Schema:
+    """Arrow schema of a stage's table; that of `relax` for refinements.
+
+    Raises:
+        ValueError: not a known stage.
+    """
+    return pa.schema([*COMMON, *STAGE_COLUMNS[stage_kind(stage)]])

@@ -69,7 +69,7 @@ def pool():
 @pytest.mark.parametrize("scale", [1.0, 0.93])  # in one cell, in 2 x 2 x 1 cells
 def test_forces_and_stress_are_derivatives_of_the_energy(scale):
     crystal = triclinic(scale=scale)
-    calculator = ENGINE.as_ase(crystal)
+    calculator = ENGINE.prepare(crystal)
     assert calculator.replicas == ((1, 1, 1) if scale == 1.0 else (2, 2, 1))
     _, forces, stress = calculator.compute(crystal.positions, crystal.cell)
     assert np.abs(forces).max() > 1.0
@@ -201,7 +201,7 @@ def test_a_clash_at_the_start_does_not_become_a_bond():
     direction = half[0].mean(axis=0) - half[1].mean(axis=0)
     half[1] += 0.45 * direction  # molecules inside each other
     clashing = crystal.with_positions(half.reshape(-1, 3))
-    from_clash, fresh = ENGINE.as_ase(clashing), ENGINE.as_ase(crystal)
+    from_clash, fresh = ENGINE.prepare(clashing), ENGINE.prepare(crystal)
     healthy = [c.compute(crystal.positions, crystal.cell)[0] for c in (from_clash, fresh)]
     assert abs(healthy[0] - healthy[1]) * EV_TO_KJ_MOL < 0.02
 
@@ -217,7 +217,7 @@ def test_entangled_molecules_are_refused():
 
 def test_a_flat_cell_is_refused_before_the_library_sees_it():
     crystal = triclinic()
-    calculator = ENGINE.as_ase(crystal)
+    calculator = ENGINE.prepare(crystal)
     flat = crystal.cell * np.array([[0.1], [1.0], [1.0]])
     cases = [(flat, Reason.BAD_CELL), (flat * 0.0, Reason.BAD_CELL), (flat * np.nan, Reason.NAN)]
     for cell, reason in cases:
@@ -257,7 +257,7 @@ def test_native_memory_is_freed_at_once():
         atoms = crystal.to_ase()
         atoms.calc = ENGINE.as_ase(crystal)
         atoms.get_forces()
-        native = weakref.ref(atoms.calc._native)
+        native = weakref.ref(atoms.calc._prepared._native)
         del atoms
         assert native() is None
     finally:
