@@ -19,6 +19,7 @@ _EPILOG_RUN = """**Examples**
     csp run 'c1ccccc1' --name benzene --z 2,4 --n 50
     csp run target.yaml --reference known.cif --workers 8
     csp run 'O=C(N)N' --out runs/urea --json > urea.json
+    csp run 'O=C(N)N' --refine gfn1-xtb:10      relax the best 10 kJ/mol again with GFN1-xTB
 
 A target file holds the same fields as the options:
 
@@ -37,9 +38,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Molecular crystal structure prediction: a SMILES in, ranked crystals out.
 
-A run goes through the stages generate, hydrogenate, relax_h, relax and rank. Every attempted
-candidate keeps a row in every stage, with a status and a reason; a run that was interrupted, even
-by a kill, continues where it was.""",
+A run goes through the stages generate, hydrogenate, relax_h, relax and rank; refinements with
+other engines (relax_2, ...) come before the ranking. Every attempted candidate keeps a row in every
+stage, with a status and a reason; a run that was interrupted, even by a kill, continues where it
+was.""",
     epilog="""**First steps**
 
     csp doctor                      is everything in place?
@@ -58,7 +60,10 @@ by a kill, continues where it was.""",
 **Environment**
 
 `PREFECT_API_URL` names a Prefect server that shall record the runs. Without it a temporary one is
-started and ended with the command.""",
+started and ended with the command.
+
+`PACKFLOW_ALLOW_ENGINES` names engines that run foreign code and may come from target files, resumed
+folders and deployments; what you type as `--engine` or `--refine` is allowed by that.""",
 )
 models = typer.Typer(no_args_is_help=True, help="List, show and verify PackFlow models.")
 app.add_typer(models, name="models")
@@ -81,7 +86,14 @@ Workers = Annotated[
     int | None,
     typer.Option(
         "--workers", min=1, max=1024, show_default=False,
-        help="Worker processes, each on one thread; one per processor when not given.",
+        help="Worker processes; one per processor, or per GPU, when not given.",
+    ),
+]  # fmt: skip
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda|cuda:N",
+        help="Where engines compute that can use a GPU.",
     ),
 ]  # fmt: skip
 Timeout = Annotated[
@@ -142,6 +154,14 @@ def run(
     engine: Annotated[
         str | None, typer.Option("--engine", help="Energy engine. Default: gfnff.")
     ] = None,
+    refine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--refine", metavar="ENGINE[:WINDOW]",
+            help="Relax the best candidates again with another engine: those within WINDOW kJ/mol "
+            "of the minimum (default 40). May be repeated, each takes the best of the one before.",
+        ),
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option("--reference", help="CIF of a known crystal, to find it in the ranking."),
@@ -179,6 +199,7 @@ def run(
         ),
     ] = None,
     workers: Workers = None,
+    device: Device = "auto",
     timeout: Timeout = None,
     out: Annotated[
         Path | None,
@@ -190,7 +211,8 @@ def run(
     retry_failed: Annotated[
         bool,
         typer.Option(
-            "--retry-failed", help="Attempt candidates again that timed out or lost their worker."
+            "--retry-failed",
+            help="Attempt candidates again that failed for a reason that may pass.",
         ),
     ] = False,
     json: Json = False,
@@ -203,7 +225,8 @@ def run(
     into the run folder. Called again with the same options, it continues an interrupted run; a
     folder that holds another run is refused.
     """
-    from flows import commands
+    from flows import run_commands
+    from flows.how import How
 
     _output(json, quiet, verbose)
     values: dict[str, object] = {
@@ -211,11 +234,12 @@ def run(
         "reference": None if reference is None else str(reference), "seed": seed,
         "campaign": campaign, "max_failed": max_failed,
         "relax.protocol": None if protocol is None else protocol.value,
-        "generate.steps": steps,
+        "generate.steps": steps, "refine": refine or None,
     }  # fmt: skip
     given = {field: value for field, value in values.items() if value is not None}
-    spec = commands.spec_from_options(target, given, settings or [])
-    raise typer.Exit(commands.run(terminal, spec, out, workers, timeout, retry_failed))
+    spec = run_commands.spec_from_options(target, given, settings or [])
+    how = How(workers, device, timeout, retry_failed)
+    raise typer.Exit(run_commands.run(terminal, spec, out, how))
 
 
 @app.command()
@@ -230,6 +254,7 @@ def resume(
         ),
     ] = False,
     workers: Workers = None,
+    device: Device = "auto",
     timeout: Timeout = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -240,10 +265,12 @@ def resume(
     Finished candidates are not computed again, whatever ended the run: Ctrl-C, a kill, a power
     cut. The result equals that of an unbroken run.
     """
-    from flows import commands
+    from flows import run_commands
+    from flows.how import How
 
     _output(json, quiet, verbose)
-    raise typer.Exit(commands.resume(terminal, folder, workers, timeout, retry_failed))
+    how = How(workers, device, timeout, retry_failed)
+    raise typer.Exit(run_commands.resume(terminal, folder, how))
 
 
 @app.command()
@@ -263,16 +290,32 @@ def failures(
     every: Annotated[
         bool, typer.Option("--all", help="List every candidate instead of groups.")
     ] = False,
+    requeue: Annotated[
+        str | None,
+        typer.Option(
+            "--requeue", metavar="REASON",
+            help="Mark the candidates that failed for this reason, in --stage or anywhere, for "
+            "another attempt.",
+        ),
+    ] = None,
     json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Show why candidates were rejected, failed or did not converge, the largest group first.
 
-    'csp resume DIR --retry-failed' attempts those again whose reason may pass.
+    'csp resume DIR' attempts those again that --requeue marked; with --retry-failed also every
+    other one whose reason may pass.
+
+    Example: csp failures runs/urea --requeue engine_error
     """
     from flows import commands
 
     _output(json)
-    commands.failures(terminal, folder, stage, reason, every)
+    if requeue is None:
+        commands.failures(terminal, folder, stage, reason, every)
+    elif reason is not None or every:
+        raise typer.BadParameter("--requeue goes with --stage alone")
+    else:
+        commands.requeue(terminal, folder, requeue, stage)
 
 
 @app.command()
@@ -304,11 +347,11 @@ def rank(
 
     Example: csp rank runs/urea --rerank --reference urea.cif
     """
-    from flows import commands
+    from flows import commands, run_commands
 
     _output(json, quiet, verbose)
     if rerank:
-        code = commands.rerank(terminal, folder, reference, settings or [], workers)
+        code = run_commands.rerank(terminal, folder, reference, settings or [], workers)
     else:
         code = commands.show_ranking(terminal, folder, reference, settings or [], top)
     raise typer.Exit(code)
@@ -398,12 +441,12 @@ def train(
 
     Example: csp train --data tables --out model --steps 20000 --cooldown 5000
     """
-    from flows import commands, train_commands
+    from flows import run_commands, train_commands
 
     _output(json, quiet, verbose)
     values: dict[str, object] = {"steps": steps, "cooldown": cooldown}
     given = {key: value for key, value in values.items() if value is not None}
-    given |= dict(commands.parse_setting(text) for text in settings or [])
+    given |= dict(run_commands.parse_setting(text) for text in settings or [])
     train_commands.train(
         terminal, data, out, given, device=device, threads=threads, minutes=minutes
     )

@@ -1,179 +1,23 @@
-"""What the subcommands of `csp` do; imported once an option parser has seen its input."""
+"""What the subcommands of `csp` do that look at a run or at the installation.
+
+Imported once an option parser has seen its input; `flows.run_commands` has those that work.
+"""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from flows.console import Terminal, interruptible
-from packflow_core import progress
-from packflow_core.errors import EXIT_OK, EXIT_RUN_FAILED, EXIT_TOO_MANY_FAILURES, UserInputError
-from packflow_core.spec import RunSpec, make_spec, read_target
-from packflow_core.stages.chunk import close_pools, default_workers
-from packflow_core.stages.finish import Summary, read_ranked, summarise, write_results
+from flows.console import Terminal
+from packflow_core.errors import EXIT_OK, EXIT_RUN_FAILED, UserInputError
+from packflow_core.stages.chunk import close_pools
+from packflow_core.stages.finish import read_ranked, summarise, write_results
 from packflow_core.stages.pipeline import verdict
-from packflow_core.stages.run_store import LOG, REFERENCE, RunStore, check_same_run, plan_for
+from packflow_core.stages.run_store import RunStore
 from packflow_core.store.atomic import make_folder, storage_errors
 from packflow_core.store.lock import RunLock
-from packflow_core.store.schema import STAGES, Status
-
-
-# -- run and resume ---------------------------------------------------------------------------
-def spec_from_options(target: str, given: dict[str, object], settings: Sequence[str]) -> RunSpec:
-    """Spec of the command line: a target file or SMILES, and what the options say.
-
-    Raises:
-        UserInputError: one sentence about the first thing that is wrong.
-    """
-    path = Path(target)
-    is_file = target.endswith((".yaml", ".yml")) or path.is_file()
-    values = read_target(path) if is_file else {"smiles": target}
-    for field, value in given.items():
-        _put(values, field, _z_values(str(value)) if field == "z" else value)
-    for setting in settings:
-        _put(values, *parse_setting(setting))
-    return make_spec(values, target if is_file else "")
-
-
-def run(
-    terminal: Terminal,
-    spec: RunSpec,
-    out: Path | None,
-    workers: int | None,
-    timeout_s: float | None,
-    retry_failed: bool,
-) -> int:
-    """Run a spec in its folder; returns the exit code."""
-    folder = out if out is not None else spec.default_folder()
-    return _flow(terminal, spec, folder, workers, timeout_s=timeout_s, retry_failed=retry_failed)
-
-
-def resume(
-    terminal: Terminal,
-    folder: Path,
-    workers: int | None,
-    timeout_s: float | None,
-    retry_failed: bool,
-) -> int:
-    """Continue the run in a folder; returns the exit code."""
-    spec = _recorded_spec(RunStore(folder))
-    return _flow(terminal, spec, folder, workers, timeout_s=timeout_s, retry_failed=retry_failed)
-
-
-def rerank(
-    terminal: Terminal,
-    folder: Path,
-    reference: Path | None,
-    settings: Sequence[str],
-    workers: int | None,
-) -> int:
-    """Rank the relaxed candidates of a folder anew; returns the exit code."""
-    values = _recorded_spec(RunStore(folder)).model_dump(mode="json")
-    if reference is not None:
-        values["reference"] = str(reference)
-    for setting in settings:
-        field, value = parse_setting(setting)
-        if not field.startswith("rank."):
-            raise UserInputError(
-                f"--set {setting} does not belong to the ranking; only fields of rank can change, "
-                "for example rank.duplicate_rmsd_A=0.3."
-            )
-        _put(values, field, value)
-    return _flow(terminal, make_spec(values), folder, workers, rerank=True)
-
-
-def _flow(
-    terminal: Terminal,
-    spec: RunSpec,
-    folder: Path,
-    workers: int | None,
-    timeout_s: float | None = None,
-    retry_failed: bool = False,
-    rerank: bool = False,
-) -> int:
-    """Run the Prefect flow on a folder. Every check of the input comes before Prefect starts."""
-    from flows import local_api
-
-    plan = plan_for(spec, folder, rerank)
-    make_folder(folder)
-    with RunLock(folder):
-        check_same_run(folder, plan, rerank)
-    local_api.prepare()
-    count = workers or default_workers()
-    with storage_errors(folder):
-        terminal.open_log(folder / LOG)
-    with terminal.captured():
-        try:
-            with interruptible(folder), progress.use(terminal.progress()):
-                summary = _in_prefect(
-                    terminal, plan.spec, folder, count, timeout_s, retry_failed, rerank
-                )
-        finally:
-            close_pools()
-    return _show_result(terminal, RunStore(folder), summary)
-
-
-def _in_prefect(
-    terminal: Terminal,
-    spec: RunSpec,
-    folder: Path,
-    workers: int,
-    timeout_s: float | None,
-    retry_failed: bool,
-    rerank: bool,
-) -> Summary:
-    """Start Prefect's API while the flow is imported, then run the flow."""
-    from flows import local_api
-
-    assert terminal.handler is not None
-    local_api.redirect_logging(terminal.handler)
-    failure: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            local_api.start_server()
-        except BaseException as error:
-            failure.append(error)
-
-    starting = threading.Thread(target=start)
-    starting.start()
-    from flows.csp import csp
-
-    starting.join()
-    if failure:
-        raise failure[0]
-    return csp(
-        spec,
-        out=str(folder),
-        workers=workers,
-        retry_failed=retry_failed,
-        timeout_s=timeout_s,
-        rerank=rerank,
-    )
-
-
-def _show_result(terminal: Terminal, run: RunStore, summary: Summary) -> int:
-    error = verdict(run)
-    code = error.exit_code if error else EXIT_OK
-    if terminal.json:
-        status = {EXIT_OK: "finished", EXIT_TOO_MANY_FAILURES: "too_many_failures"}
-        document = {"status": status.get(code, "failed"), "exit_code": code, **summary.as_dict()}
-        if error:
-            document["error"] = str(error)
-        terminal.document(document)
-    elif not terminal.quiet:
-        if summary.n_ranked:
-            _print_table(terminal, run, 10)
-        terminal.write("")
-        for name, path in summary.files.items():
-            terminal.write(f"{name:<10} {_short(Path(path))}")
-    if error:
-        terminal.say(f"csp: {error}")
-    return code
+from packflow_core.store.schema import Status
 
 
 # -- looking at a run -------------------------------------------------------------------------
@@ -210,7 +54,12 @@ def status(terminal: Terminal, folder: Path) -> None:
             str(stage.rejected), str(stage.failed), each, duration(stage.wall_s),
         )  # fmt: skip
     terminal.console().print(table)
-    if run.status in ("interrupted", "failed"):
+    state = run.status
+    if state == "finished" and (error := verdict(run)):
+        terminal.write(str(error))
+    if state in ("interrupted", "failed") or (
+        state != "running" and any(stage.pending for stage in ledger)
+    ):
         terminal.write(f"Continue with: csp resume {folder}")
 
 
@@ -219,11 +68,10 @@ def failures(
 ) -> None:
     """Show what did not end `ok`, grouped or one by one."""
     run = RunStore(folder)
-    if stage is not None and stage not in STAGES:
-        raise UserInputError(f"--stage {stage} is not a stage; stages are {', '.join(STAGES)}.")
+    stages = run.stage_selection(stage)
     columns = ("index", "candidate_id", "status", "reason", "detail", "attempt")
     rows: list[dict[str, Any]] = []
-    for name in [stage] if stage else STAGES:
+    for name in stages:
         for row in run.stage(name).table(columns).to_pylist():
             if row["status"] != Status.OK and reason in (None, row["reason"]):
                 rows.append({"stage": name, **row})
@@ -263,6 +111,29 @@ def failures(
     terminal.console().print(table)
 
 
+def requeue(terminal: Terminal, folder: Path, reason: str, stage: str | None) -> None:
+    """Mark the failures of one reason for another attempt."""
+    from packflow_core.stages.requeue import requeue as queue_again
+
+    queued = queue_again(RunStore(folder), reason, stage)
+    if terminal.json:
+        terminal.document(
+            {
+                "folder": str(folder.resolve()),
+                "reason": queued.reason,
+                "count": queued.count,
+                "stages": queued.stages,
+            }
+        )
+        return
+    where = ", ".join(f"{len(indices)} in {name}" for name, indices in queued.stages.items())
+    terminal.write(
+        f"{queued.count} candidate{'s' if queued.count != 1 else ''} with the reason {reason} "
+        f"({where}) wait{'s' if queued.count == 1 else ''} for another attempt; "
+        f"'csp resume {folder}' makes it."
+    )
+
+
 def show_ranking(
     terminal: Terminal, folder: Path, reference: Path | None, settings: Sequence[str], top: int
 ) -> int:
@@ -273,7 +144,7 @@ def show_ranking(
     if terminal.json:
         terminal.document(summarise(run, read_ranked(folder)).as_dict())
     else:
-        _print_table(terminal, run, top)
+        print_table(terminal, run, top)
     return EXIT_OK
 
 
@@ -289,7 +160,7 @@ def report(terminal: Terminal, folder: Path) -> None:
         terminal.document({"status": run.status, **summary.as_dict()})
     else:
         for name, path in summary.files.items():
-            terminal.write(f"{name:<10} {_short(Path(path))}")
+            terminal.write(f"{name:<10} {short(Path(path))}")
 
 
 def export(terminal: Terminal, folder: Path, top: int, to: Path | None, duplicates: bool) -> None:
@@ -337,59 +208,17 @@ def doctor(terminal: Terminal) -> int:
     return EXIT_RUN_FAILED if failed else EXIT_OK
 
 
-# -- parts ------------------------------------------------------------------------------------
-def _recorded_spec(run: RunStore) -> RunSpec:
-    """Spec of a folder; its reference is the run's own copy, which nobody moves away."""
-    spec = run.plan.spec
-    if spec.reference is None:
-        return spec
-    return spec.model_copy(update={"reference": str((run.folder / REFERENCE).resolve())})
-
-
-def _print_table(terminal: Terminal, run: RunStore, top: int) -> None:
+# -- parts ----------------------------------------------------------------------------------
+def print_table(terminal: Terminal, run: RunStore, top: int) -> None:
+    """Print the best of the ranked table."""
     from packflow_core.analysis.export import ranked_table
 
     spec = run.plan.spec
-    title = f"{spec.name}, {run.plan.stages['relax'].identity}"
+    title = f"{spec.name}, {run.plan.engine}"
     terminal.console().print(ranked_table(read_ranked(run.folder), top=top, title=title))
 
 
-def _put(values: dict[str, Any], field: str, value: object) -> None:
-    """Set a dotted field in nested dictionaries."""
-    *parents, last = field.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise UserInputError(f"{field} cannot be set: {parent} is not a group of fields.")
-        values = inner
-    values[last] = value
-
-
-def parse_setting(text: str) -> tuple[str, object]:
-    """Field and value of a `FIELD=VALUE` text, the value read as YAML.
-
-    Raises:
-        UserInputError: not of that form.
-    """
-    field, equals, value = text.partition("=")
-    if not equals or not field.strip():
-        raise UserInputError(f"--set {text} is not of the form FIELD=VALUE.")
-    try:
-        return field.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserInputError(f"--set {text} has a value that cannot be read.") from error
-
-
-def _z_values(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise UserInputError(
-            f"--z {text} is not a list of whole numbers; write for example --z 2,4."
-        ) from error
-
-
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """A path relative to the working folder where that is shorter."""
     try:
         return str(path.relative_to(Path.cwd()))

@@ -35,6 +35,9 @@ class Progress(Protocol):
     def finish(self, stage: str) -> None:
         """The stage ended."""
 
+    def warn(self, sentence: str) -> None:
+        """Something the person at the terminal should know now."""
+
     def close(self) -> None:
         """No more calls will come; restore the terminal."""
 
@@ -49,6 +52,9 @@ class SilentProgress:
         """Nothing."""
 
     def finish(self, stage: str) -> None:
+        """Nothing."""
+
+    def warn(self, sentence: str) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -124,6 +130,10 @@ class LogProgress:
                     stage, state.done, state.total, duration(elapsed), state.summary() or "none",
                 )  # fmt: skip
 
+    def warn(self, sentence: str) -> None:
+        """Log it."""
+        self._log.warning("%s", sentence)
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -190,6 +200,10 @@ class RichProgress:
         with self._lock:
             if stage in self._tasks:
                 self._bars.stop_task(self._tasks[stage])
+
+    def warn(self, sentence: str) -> None:
+        """Print it above the bars."""
+        self._bars.console.print(sentence, style="bold yellow", markup=False)
 
     def close(self) -> None:
         """Stop drawing; the bars stay on the screen."""

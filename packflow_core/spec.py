@@ -20,15 +20,76 @@ from packflow_core.stages.generate import GenerateParams
 from packflow_core.stages.hydrogenate import HydrogenateParams
 from packflow_core.stages.rank import RankParams
 from packflow_core.stages.relax import RelaxParams
+from packflow_core.store.schema import refinement_name
 
 #: Molecules per cell that a run accepts.
 Z_MIN, Z_MAX = 1, 16
 N_MAX = 1_000_000
+#: Refinements that a run accepts.
+REFINEMENTS_MAX = 8
 #: Generators that a later version brings; a clear sentence beats "file not found".
 RESERVED_GENERATORS = ("random", "genarris-plain", "genarris-press")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _NAME_RULE = "use 1 to 64 letters, digits and . _ + -, beginning with a letter or digit"
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+class Refinement(BaseModel):
+    """Relaxing the best candidates once more, with another engine.
+
+    Its stage is called relax_2 for the first refinement, relax_3 for the second, and so on; it
+    takes the candidates that ended `ok` in the stage before and lie within the window there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str = Field(description="energy engine of the refinement")
+    window_kJ_mol: float = Field(
+        40.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="energy per molecule above the minimum of the stage before, up to which "
+        "candidates are refined, kJ/mol",
+    )
+    relax: RelaxParams = Field(
+        default_factory=lambda: RelaxParams(protocol="converged"),
+        description="relaxation of atoms and cell",
+    )
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_given(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("give the name of an energy engine")
+        return value
+
+    @field_validator("relax")
+    @classmethod
+    def _full_relaxation(cls, value: RelaxParams) -> RelaxParams:
+        return _moves_the_cell(value)
+
+
+def parse_refinement(text: str) -> dict[str, object]:
+    """Fields of a refinement written as ENGINE[:WINDOW], the window in kJ/mol.
+
+    Names of engines may hold colons; what follows the last one is a window if it is a number.
+    """
+    engine, colon, window = text.rpartition(":")
+    if colon and _NUMBER.fullmatch(window):
+        return {"engine": engine, "window_kJ_mol": float(window)}
+    return {"engine": text}
+
+
+def refinements_by_stage(value: Any) -> Any:
+    """Refinements as a mapping from stage to fields; what is no list of them stays as it is."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        return items
+    return {
+        refinement_name(k): parse_refinement(item) if isinstance(item, str) else item
+        for k, item in enumerate(items, start=1)
+    }
 
 
 class RunSpec(BaseModel):
@@ -48,7 +109,7 @@ class RunSpec(BaseModel):
     n: int = Field(100, description=f"number of candidates in all, 1 to {N_MAX}")
     seed: int = Field(0, description="campaign seed, 0 to 2^63 - 1")
     generator: str = Field("packflow-open", description="name or path of a PackFlow checkpoint")
-    engine: str = Field("gfnff", description="energy engine of both relaxations")
+    engine: str = Field("gfnff", description="energy engine of relax_h and relax")
     reference: str | None = Field(
         None, description="path of a CIF of the known crystal, to find it among the candidates"
     )
@@ -63,6 +124,12 @@ class RunSpec(BaseModel):
     relax: RelaxParams = Field(
         default_factory=lambda: RelaxParams(protocol="converged"),
         description="relaxation of atoms and cell",
+    )
+    refine: tuple[Refinement, ...] = Field(
+        (),
+        max_length=REFINEMENTS_MAX,
+        description="further relaxations of the best candidates, each an engine with its window; "
+        "ENGINE:WINDOW for short",
     )
     rank: RankParams = Field(default_factory=RankParams, description="analysis and ranking")
     max_failed: float = Field(
@@ -146,9 +213,19 @@ class RunSpec(BaseModel):
     @field_validator("relax")
     @classmethod
     def _full_relaxation(cls, value: RelaxParams) -> RelaxParams:
-        if value.protocol == "h_only":
-            raise ValueError("relax takes the protocols converged and paper")
-        return value
+        return _moves_the_cell(value)
+
+    @field_validator("refine", mode="before")
+    @classmethod
+    def _short_refinements(cls, value: Any) -> Any:
+        """Accept texts, and a mapping from the names of the stages."""
+        found = refinements_by_stage(value)
+        if not isinstance(found, dict):
+            return found
+        names = [refinement_name(k) for k in range(1, len(found) + 1)]
+        if set(found) != set(names):
+            raise ValueError(f"a mapping has the stages {', '.join(names)} as keys")
+        return [found[name] for name in names]
 
     @model_validator(mode="after")
     def _name_the_target(self) -> Self:
@@ -159,6 +236,16 @@ class RunSpec(BaseModel):
         return self
 
     @property
+    def refinements(self) -> dict[str, Refinement]:
+        """Refinements by the name of their stage, in order."""
+        return {refinement_name(k): step for k, step in enumerate(self.refine, start=1)}
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines of the run, each once, in the order of their first use."""
+        return tuple(dict.fromkeys([self.engine, *(step.engine for step in self.refine)]))
+
+    @property
     def method(self) -> str:
         """How the candidates are generated, as a name that may be part of a path."""
         stem = Path(self.generator).name.removesuffix(".pt").removesuffix(".pth")
@@ -167,6 +254,41 @@ class RunSpec(BaseModel):
     def default_folder(self, root: str | Path = "runs") -> Path:
         """Run folder `<root>/<campaign>/<target>/<method>` of this spec."""
         return Path(root) / self.campaign / self.name / self.method
+
+
+def engine_of(spec: RunSpec, stage: str) -> str:
+    """Engine of a relaxation stage.
+
+    Raises:
+        ValueError: the spec has no such relaxation.
+    """
+    if stage in ("relax_h", "relax"):
+        return spec.engine
+    return _refinement(spec, stage).engine
+
+
+def relax_params_of(spec: RunSpec, stage: str) -> RelaxParams:
+    """Parameters of a relaxation stage.
+
+    Raises:
+        ValueError: the spec has no such relaxation.
+    """
+    if stage == "relax_h":
+        return spec.relax_h
+    return spec.relax if stage == "relax" else _refinement(spec, stage).relax
+
+
+def _refinement(spec: RunSpec, stage: str) -> Refinement:
+    try:
+        return spec.refinements[stage]
+    except KeyError:
+        raise ValueError(f"'{stage}' is no relaxation of this run") from None
+
+
+def _moves_the_cell(value: RelaxParams) -> RelaxParams:
+    if value.protocol == "h_only":
+        raise ValueError("relax takes the protocols converged and paper")
+    return value
 
 
 def make_spec(values: dict[str, Any], source: str = "") -> RunSpec:
@@ -219,7 +341,7 @@ def read_target(path: Path) -> dict[str, Any]:
 def describe_validation_error(error: ValidationError, source: str = "") -> str:
     """First fault of a validation error as one sentence."""
     fault = error.errors(include_url=False)[0]
-    path = [str(part) for part in fault["loc"] if not isinstance(part, int)]
+    path = _path(fault["loc"])
     field = ".".join(path) or "the input"
     where = f" in {source}" if source else ""
     if fault["type"] == "extra_forbidden":
@@ -234,6 +356,17 @@ def describe_validation_error(error: ValidationError, source: str = "") -> str:
     return f"{field} = {_short(fault['input'])}{where} is not allowed: {reason}."
 
 
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """Names on the way to a field; a refinement is called by its stage."""
+    path: list[str] = []
+    for part in loc:
+        if not isinstance(part, int):
+            path.append(part)
+        elif path == ["refine"]:
+            path.append(refinement_name(part + 1))
+    return path
+
+
 def _short(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ",".join(str(item) for item in value) or "(nothing)"
@@ -244,8 +377,10 @@ def _short(value: Any) -> str:
 
 
 def _model_at(path: list[str]) -> type[BaseModel]:
-    """Model that holds the last name of a path of fields."""
+    """Model that holds the last name of a path of fields, of which there is one or more."""
     model: type[BaseModel] = RunSpec
+    if path[0] == "refine" and len(path) > 2:
+        model, path = Refinement, path[2:]
     for part in path[:-1]:
         field = model.model_fields.get(part)
         if field is None or not (

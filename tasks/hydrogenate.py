@@ -10,7 +10,11 @@ from tasks.policy import OPTIONS, Work
 
 @task(name="hydrogenate", **OPTIONS)
 def hydrogenate_chunk(
-    run_folder: str, work: Work, workers: int, timeout_s: float | None = None
+    run_folder: str,
+    work: Work,
+    workers: int | None,
+    timeout_s: float | None = None,
+    device: str = "auto",
 ) -> ChunkResult:
     """Repair molecules and add hydrogens; see `packflow_core.stages.chunk.run_chunk`."""
-    return run_chunk(run_folder, "hydrogenate", work, workers, timeout_s)
+    return run_chunk(run_folder, "hydrogenate", work, workers, timeout_s, device=device)

@@ -14,6 +14,7 @@ from packflow_core.stages import chunk
 from packflow_core.stages.finish import write_results
 from packflow_core.stages.pipeline import run_stages
 from packflow_core.stages.run_store import OpenRun, RunStore, plan_for
+from packflow_core.store.lock import RunLock
 from packflow_core.store.rows import next_row
 from packflow_core.workers import Outcome
 
@@ -50,6 +51,11 @@ def nothing_starts(monkeypatch):
 class InlinePool:
     """Stands for the workers: every candidate is ok at once, but for number 2, which times out."""
 
+    def map_groups(self, function, groups, timeout_s, renew=None):
+        for members, arguments in groups:
+            items = [(key, (row, *arguments)) for key, (row, _) in members]
+            yield from self.map(function, items, timeout_s)
+
     def map(self, function, items, timeout_s):
         for key, arguments in items:
             if function.__name__ == "run_rank":
@@ -59,6 +65,9 @@ class InlinePool:
                 yield Outcome(key, next_row(arguments[0], status="ok", **columns), None, "", 0.1)
             elif key == 2:
                 yield Outcome(key, None, "timeout", "", 0.1)
+            elif function.__name__ == "run_relax":
+                row = next_row(arguments[0], status="ok", energy_eV=-1.0 - 0.01 * key)
+                yield Outcome(key, row, None, "", 0.1)
             else:
                 yield Outcome(key, next_row(arguments[0], status="ok"), None, "", 0.1)
 
@@ -111,6 +120,18 @@ MISTAKES = {
     "unknown command": (["predict"], "No such command"),
     "no target": (["run"], "Missing argument"),
     "protocol": (["run", "CC", "--protocol", "h_only"], "'converged', 'paper'"),
+    "device of no engine": (["run", "CC", "--device", "cuda"], "cannot use a GPU"),
+    "no device": (["run", "CC", "--device", "toaster"], "Unknown device 'toaster'"),
+    "unknown refinement": (["run", "CC", "--refine", "nope:10"], "nope"),
+    "refinement without a window": (
+        ["run", "CC", "--refine", "gfnff:-1"],
+        "refine.relax_2.window_kJ_mol = -1",
+    ),
+    "field of a refinement": (
+        ["run", "CC", "--refine", "gfnff", "--set", "refine.relax_2.window=1"],
+        "'refine.relax_2.window' is not a field",
+    ),
+    "factory of a wrong form": (["run", "CC", "--engine", "ase:nothing"], "ase:"),
     "resume nothing": (["resume", "/no/run"], "/no/run is not a run folder"),
     "status of nothing": (["status", "/tmp"], "/tmp is not a run folder"),
     "rank nothing": (["rank", "/no/run", "--rerank"], "/no/run is not a run folder"),
@@ -184,6 +205,71 @@ def test_an_unexpected_error_is_one_sentence_and_a_file_with_the_traceback(csp, 
     log.unlink()
 
 
+# -- engines that run foreign code ------------------------------------------------------------
+LJ = "ase:ase.calculators.lj:LennardJones"
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Specs that got through every check, instead of being run."""
+    from flows import run_commands
+    from packflow_core.engines import trust
+
+    monkeypatch.delenv(trust.VARIABLE, raising=False)
+    monkeypatch.setattr(trust, "_allowed_here", set())
+    plans = []
+
+    def flow(terminal, spec, folder, how):
+        plans.append((plan_for(spec, folder).spec, how))
+        return 0
+
+    monkeypatch.setattr(run_commands, "_flow", flow)
+    return plans
+
+
+@pytest.mark.usefixtures("stub_generator")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--engine", LJ],
+        ["--refine", "gfnff:20", "--refine", f"{LJ}:10"],
+        ["--set", f"engine={LJ}"],
+        ["--set", f"refine=[{{engine: '{LJ}'}}]"],
+        ["--refine", "gfnff", "--set", f"refine.relax_2.engine={LJ}"],
+    ],
+)
+def test_what_the_user_types_is_trusted(csp, planned, tmp_path, options):
+    code, _, err = csp("run", "CC", *options, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert LJ in planned[0][0].engines
+
+
+@pytest.mark.usefixtures("stub_generator", "planned")
+@pytest.mark.parametrize("field", [f"engine: {LJ}", f"refine: ['{LJ}:10']"])
+def test_what_a_file_says_is_not_trusted(csp, tmp_path, monkeypatch, field):
+    path = tmp_path / "target.yaml"
+    path.write_text(f"smiles: CC\n{field}\n")
+    code, _, err = csp("run", path, "--out", tmp_path / "run")
+    assert code == 2
+    assert "PACKFLOW_ALLOW_ENGINES=ase.calculators.lj:LennardJones" in err
+    monkeypatch.setenv("PACKFLOW_ALLOW_ENGINES", "ase.calculators.lj:*")
+    assert csp("run", path, "--out", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.usefixtures("stub_generator")
+def test_refinements_and_devices_reach_the_run(csp, planned, tmp_path):
+    code, _, err = csp(
+        "run", "CC", "--refine", "springs", "--refine", "gfnff:3", "--set",
+        "refine.relax_2.window_kJ_mol=12", "--set", "refine.relax_3.relax.fmax=0.02",
+        "--device", "cpu", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    ((spec, how),) = planned
+    assert [(s.engine, s.window_kJ_mol) for s in spec.refine] == [("springs", 12), ("gfnff", 3)]
+    assert [s.relax.fmax for s in spec.refine] == [0.05, 0.02]
+    assert (how.device, how.workers) == ("cpu", None)
+
+
 # -- looking at a run -------------------------------------------------------------------------
 def test_status_counts_what_the_folder_holds(csp, finished):
     code, out, _ = csp("status", finished, "--json")
@@ -217,6 +303,31 @@ def test_failures_are_grouped_by_stage_and_reason(csp, finished):
     code, _, err = csp("failures", finished, "--stage", "press")
     assert code == 2
     assert "generate, hydrogenate, relax_h, relax, rank" in err
+
+
+def test_failures_are_queued_again(csp, finished):
+    code, out, _ = csp("failures", finished, "--requeue", "timeout")
+    assert code == 0
+    assert "1 candidate with the reason timeout (1 in hydrogenate) waits" in out
+    assert f"csp resume {finished}" in out
+    code, out, _ = csp("failures", finished, "--requeue", "timeout", "--json")
+    document = json.loads(out)
+    assert (document["count"], document["stages"]) == (1, {"hydrogenate": [2]})
+    stages = {s["stage"]: s for s in json.loads(csp("status", finished, "--json")[1])["stages"]}
+    assert (stages["hydrogenate"]["failed"], stages["hydrogenate"]["pending"]) == (1, 1)
+    assert f"Continue with: csp resume {finished}" in csp("status", finished)[1]
+    assert RunStore(finished).pending("hydrogenate") == [(2, 3)]
+
+    code, out, err = csp("failures", finished, "--requeue", "nan")
+    assert (code, out) == (2, "")
+    assert "with the reason 'nan'; reasons there are timeout." in err
+    code, _, err = csp("failures", finished, "--requeue", "timeout", "--all")
+    assert code == 2
+    assert "goes with --stage alone" in err
+    with RunLock(finished):
+        code, _, err = csp("failures", finished, "--requeue", "timeout")
+    assert code == 2
+    assert "in use by another csp process" in err
 
 
 def test_the_ranking_can_be_shown_and_exported(csp, finished, tmp_path):
@@ -276,7 +387,8 @@ def test_help_names_every_command_and_exit_code(csp, monkeypatch):
         assert word in out
     code, out, _ = csp("run", "--help")
     for option in ("--name", "--z", "--n", "--generator", "--engine", "--reference", "--seed",
-                   "--workers", "--out", "--json", "--quiet", "--protocol", "--steps"):  # fmt: skip
+                   "--workers", "--out", "--json", "--quiet", "--protocol", "--steps", "--refine",
+                   "--device"):  # fmt: skip
         assert option in out
     assert "csp run target.yaml --reference known.cif" in out
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import socket
 import threading
 import time
@@ -19,16 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packflow_core import progress
+from packflow_core.devices import make_seats
+from packflow_core.engines.registry import engine_traits
 from packflow_core.errors import PackflowError, RunFailedError
-from packflow_core.stages.plan import upstream_of, z_of
-from packflow_core.stages.registry import WORK, arguments, block_size
+from packflow_core.spec import engine_of
+from packflow_core.stages.plan import z_of
+from packflow_core.stages.registry import arguments, block_size, work_of
 from packflow_core.stages.run_store import LOG, RunStore
+from packflow_core.stages.states import clean_states, load_states, renewer, states_folder
 from packflow_core.store.rows import CARRIED, Row, next_row
 from packflow_core.store.schema import Reason, Status
 from packflow_core.store.stage_store import StageJournal
 
 if TYPE_CHECKING:
-    from packflow_core.workers import Outcome, WorkerPool
+    from packflow_core.workers import Outcome, Seat, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +42,11 @@ _REASONS = {
 }
 _DETAIL_LENGTH = 500
 
+#: Candidates at most that a worker has in hand at once: a lost worker costs them some steps.
+_GROUP_MAX = 512
+
 _stopping = threading.Event()
-_pools: dict[tuple[int, Path | None], WorkerPool] = {}
+_pools: dict[tuple[tuple[Seat, ...], Path | None], WorkerPool] = {}
 _pools_lock = threading.Lock()
 _generator_lock = threading.Lock()
 
@@ -66,12 +72,22 @@ class StoppedError(RunFailedError):
     """The run was told to stop; what is recorded is kept."""
 
 
+@dataclass(frozen=True)
+class _How:
+    """How a chunk is worked on, none of which changes a result."""
+
+    workers: int | None
+    timeout_s: float | None
+    device: str
+
+
 def run_chunk(
     run_folder: str | Path,
     stage: str,
     work: Sequence[tuple[int, int]],
-    workers: int,
+    workers: int | None,
     timeout_s: float | None = None,
+    device: str = "auto",
 ) -> ChunkResult:
     """Attempt candidates of one stage.
 
@@ -82,6 +98,7 @@ def run_chunk(
             are skipped.
         workers: worker processes shared by all chunks of this process.
         timeout_s: time limit for a candidate's first attempt, s; the stage's own when None.
+        device: where engines compute that can use a GPU, see `packflow_core.devices`.
 
     Raises:
         StorageFullError: no space left; everything recorded so far is safe.
@@ -98,21 +115,24 @@ def run_chunk(
     elif todo:
         store = run.stage(stage)
         with store.open_journal(f"{min(todo):08d}-{max(todo):08d}") as journal:
-            for row in _attempt(run, stage, todo, workers, timeout_s):
+            for row in _attempt(run, stage, todo, _How(workers, timeout_s, device)):
                 _record(journal, row, counts)
+        if work_of(stage).grouped:
+            clean_states(store, lambda indices: run.attempts(stage, indices))
     return ChunkResult(
         stage, dict(counts), str(run.stage(stage).folder), time.perf_counter() - began
     )
 
 
-def pool(workers: int, log: Path | None = None) -> WorkerPool:
+def pool(workers: int | Sequence[Seat], log: Path | None = None) -> WorkerPool:
     """The process's worker pool of that size; what its workers print is appended to `log`."""
     from packflow_core.workers import WorkerPool
 
+    seats = tuple(make_seats(workers, "cpu", gpu=False) if isinstance(workers, int) else workers)
     with _pools_lock:
-        if (workers, log) not in _pools:
-            _pools[workers, log] = WorkerPool(workers, log=log)
-        return _pools[workers, log]
+        if (seats, log) not in _pools:
+            _pools[seats, log] = WorkerPool(seats, log=log)
+        return _pools[seats, log]
 
 
 def close_pools() -> None:
@@ -140,35 +160,58 @@ def _go_on() -> None:
 atexit.register(close_pools)
 
 
-def _attempt(
-    run: RunStore, stage: str, todo: dict[int, int], workers: int, timeout_s: float | None
-) -> Iterator[Row]:
+def _attempt(run: RunStore, stage: str, todo: dict[int, int], how: _How) -> Iterator[Row]:
     """Rows of the candidates in `todo` (index to attempt), as they finish."""
-    kind = WORK[stage]
-    if kind.function is None:
-        raise ValueError(f"stage '{stage}' does not work candidate by candidate")
     upstream = _upstream_rows(run, stage, todo)
-    extra = arguments(stage, run)
     key = run.plan.key(stage)
-    limit = kind.timeout_s if timeout_s is None else timeout_s
+    limit = work_of(stage).timeout_s if how.timeout_s is None else how.timeout_s
     for attempt in sorted(set(todo.values())):
         # The dearest first: a large cell that comes last would leave the other workers idle.
         batch = [i for i in upstream if todo[i] == attempt]
         batch.sort(key=lambda i: (-int(upstream[i].get("n_atoms") or 0), i))
-        items = [(i, (upstream[i], *extra)) for i in batch]
         # A candidate that ran out of time gets twice as long the next time.
         seconds = limit * 2 ** (attempt - 1)
-        for outcome in pool(workers, run.folder / LOG).map(kind.function, items, timeout_s=seconds):
+        rows = {i: upstream[i] for i in batch}
+        for outcome in _outcomes(run, stage, rows, how, seconds):
             _go_on()  # the outcomes of a stopped pool say nothing about the candidates
-            previous = upstream[int(str(outcome.key))]
-            row = _row_of(outcome, previous, seconds)
-            row.update(stage_key=key, attempt=attempt, wall_s=outcome.wall_s)
-            row.setdefault("device", "cpu")
+            row = _row_of(outcome, upstream[int(str(outcome.key))], seconds)
+            row.update(stage_key=key, attempt=attempt)
+            if row.get("wall_s") is None:
+                row["wall_s"] = outcome.wall_s
+            row.setdefault("device", outcome.device)
             yield row
 
 
+def _outcomes(
+    run: RunStore, stage: str, rows: dict[int, Row], how: _How, seconds: float
+) -> Iterator[Outcome]:
+    """Let the workers have the candidates of `rows`, one by one or in groups."""
+    kind, extra = work_of(stage), arguments(stage, run)
+    if kind.function is None:
+        raise ValueError(f"stage '{stage}' does not work candidate by candidate")
+    if not kind.grouped:
+        items = [(i, (row, *extra)) for i, row in rows.items()]
+        workers = pool(make_seats(how.workers, "cpu", gpu=False), run.folder / LOG)
+        return workers.map(kind.function, items, timeout_s=seconds)
+    store = run.stage(stage)
+    traits = engine_traits(engine_of(run.plan.spec, stage))
+    seats = make_seats(how.workers, how.device if traits.gpu else "cpu", gpu=traits.gpu)
+    size = 1
+    if traits.batched:
+        size = min(_GROUP_MAX, -(-len(rows) // len(seats)))
+    kept = load_states(store, rows)
+    members = [(i, (row, kept.get(i))) for i, row in rows.items()]
+    # Dealt out like cards, so that every group has its share of large cells.
+    count = -(-len(members) // size)
+    shared = (*extra, seconds, str(states_folder(store)))
+    groups = [(members[k::count], shared) for k in range(count)]
+    return pool(seats, run.folder / LOG).map_groups(
+        kind.function, groups, timeout_s=seconds, renew=renewer(store)
+    )
+
+
 def _upstream_rows(run: RunStore, stage: str, todo: dict[int, int]) -> dict[int, Row]:
-    before = upstream_of(stage)
+    before = run.plan.upstream_of(stage)
     if before is None:
         raise ValueError(f"stage '{stage}' takes no rows")
     return {int(row["index"]): row for row in run.stage(before).rows(todo)}
@@ -275,11 +318,3 @@ def _unsampled(run: RunStore, index: int, detail: str) -> Row:
         birth, status=Status.FAILED, reason=Reason.INTERNAL, detail=_shorten(detail),
         engine=run.plan.stages["generate"].identity, device="cpu",
     )  # fmt: skip
-
-
-def default_workers() -> int:
-    """Worker processes when the user names no number: the processors this process may use."""
-    try:
-        return max(1, len(os.sched_getaffinity(0)))
-    except AttributeError:  # not on this system
-        return max(1, os.cpu_count() or 1)

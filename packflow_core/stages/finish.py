@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from packflow_core.devices import make_seats
 from packflow_core.errors import RunFailedError
 from packflow_core.stages.chunk import pool
 from packflow_core.stages.functions import run_rank
@@ -48,7 +49,8 @@ class Summary:
         n_distinct: clusters among them.
         reference_rank: rank of the best candidate that matches the reference; None without.
         best: the best distinct structures, at most ten.
-        stages: counts of each stage, see `StageLedger.as_dict`.
+        stages: counts of each stage, see `StageLedger.as_dict`, with the identity of what did
+            the work.
         files: result files by name.
         peak_memory_mb: largest resident size of this process, and of its largest child, MB.
     """
@@ -76,13 +78,13 @@ class Summary:
         return {stage["stage"]: stage["wall_s"] for stage in self.stages}
 
 
-def write_results(run_folder: str | Path, workers: int) -> Summary:
+def write_results(run_folder: str | Path, workers: int | None) -> Summary:
     """Rank the analysed candidates and write table, structures, picture and report.
 
     Args:
         run_folder: the run's folder.
-        workers: size of the process's worker pool; the ranking runs in one of its workers, where
-            a crash of a library costs an error, not the run.
+        workers: size of the process's worker pool, None for one per processor; the ranking runs
+            in one of its workers, where a crash of a library costs an error, not the run.
 
     Raises:
         RunFailedError: the ranking broke.
@@ -154,7 +156,10 @@ def summarise(run: RunStore, rows: list[Row]) -> Summary:
         n_distinct=len(distinct),
         reference_rank=min(matching, default=None),
         best=[{name: row.get(name) for name in _BEST} for row in distinct[:10]],
-        stages=[stage.as_dict() for stage in run.ledger()],
+        stages=[
+            {**stage.as_dict(), "identity": run.plan.stages[stage.stage].identity}
+            for stage in run.ledger()
+        ],
         files={name: str((run.folder / file).resolve()) for name, file in paths.items()},
         peak_memory_mb=peak_memory_mb(),
     )
@@ -169,12 +174,13 @@ def peak_memory_mb() -> dict[str, float]:
     }
 
 
-def _ranked(run: RunStore, workers: int) -> list[Row]:
+def _ranked(run: RunStore, workers: int | None) -> list[Row]:
     rows = run.stage("rank").rows()
     if not rows:
         return []
     items = [(0, (rows, run.plan.spec.rank))]
-    for outcome in pool(workers, run.folder / LOG).map(run_rank, items, _RANK_TIMEOUT_S):
+    seats = make_seats(workers, "cpu", gpu=False)
+    for outcome in pool(seats, run.folder / LOG).map(run_rank, items, _RANK_TIMEOUT_S):
         if outcome.error is None:
             ranked: list[Row] = outcome.value
             return ranked

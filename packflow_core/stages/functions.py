@@ -1,11 +1,13 @@
-"""The function of each stage for one candidate, as worker processes call it.
+"""The function of each stage, as worker processes call it.
 
-Module-level, picklable arguments, one row in, one row out. Nothing here imports the generator:
+Module-level, picklable arguments; one row in and one row out, but for the relaxations, which take
+a group of candidates and give their rows one by one. Nothing here imports the generator: most
 workers need no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from packflow_core.store.rows import Row
 if TYPE_CHECKING:
     from packflow_core.stages.hydrogenate import HydrogenateParams
     from packflow_core.stages.rank import RankParams
-    from packflow_core.stages.relax import RelaxParams
+    from packflow_core.stages.relax import Payload, RelaxParams
 
 
 def run_hydrogenate(row: Row, smiles: str, params: HydrogenateParams) -> Row:
@@ -25,11 +27,18 @@ def run_hydrogenate(row: Row, smiles: str, params: HydrogenateParams) -> Row:
     return hydrogenate(row, _molecule(smiles), params)
 
 
-def run_relax(row: Row, smiles: str, engine: str, params: RelaxParams) -> Row:
-    """`relax`, imported where it runs."""
-    from packflow_core.stages.relax import relax
+def run_relax(
+    members: Sequence[tuple[int, Payload]],
+    smiles: str,
+    engine: str,
+    params: RelaxParams,
+    limit_s: float,
+    states: str,
+) -> Iterator[tuple[int, Row] | None]:
+    """`relax_many`, imported where it runs."""
+    from packflow_core.stages.relax import relax_many
 
-    return relax(row, smiles, engine, params)
+    yield from relax_many(members, smiles, engine, params, limit_s, states)
 
 
 def run_analyse(row: Row, smiles: str, params: RankParams, reference: str | None) -> Row:

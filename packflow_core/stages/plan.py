@@ -9,36 +9,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from packflow_core.chem.molecule import Molecule
 from packflow_core.errors import PackflowError, RunFailedError, UserInputError
-from packflow_core.spec import RunSpec, make_spec
-from packflow_core.store.schema import SCHEMA_VERSION, STAGES, Status
+from packflow_core.spec import RunSpec, engine_of, make_spec, relax_params_of
+from packflow_core.store.schema import SCHEMA_VERSION, STAGES, Status, stage_kind
 
 #: What a stage accepts from the one before. The H-only relaxation is cut off by design, so its
-#: unconverged rows go on; an unconverged full relaxation has no energy worth ranking.
+#: unconverged rows go on; an unconverged full relaxation has no energy worth comparing.
 ACCEPTS: dict[str, frozenset[Status]] = {
     "generate": frozenset(),
     "hydrogenate": frozenset({Status.OK}),
     "relax_h": frozenset({Status.OK}),
     "relax": frozenset({Status.OK, Status.UNCONVERGED}),
+    "refine": frozenset({Status.OK}),
     "rank": frozenset({Status.OK}),
 }
 
 
-def upstream_of(stage: str) -> str | None:
-    """The stage whose rows `stage` takes, None for the first.
+def stage_names(spec: RunSpec) -> tuple[str, ...]:
+    """Stages of a run in their order; refinements come after `relax`."""
+    return (*STAGES[:-1], *spec.refinements, STAGES[-1])
+
+
+def upstream_of(stage: str, names: Sequence[str] = STAGES) -> str | None:
+    """The stage whose rows `stage` takes, None for the first; `names` are the run's stages.
 
     Raises:
         ValueError: not a stage.
     """
-    position = STAGES.index(stage)
-    return STAGES[position - 1] if position else None
+    position = list(names).index(stage)
+    return names[position - 1] if position else None
+
+
+def accepted_by(spec: RunSpec, stage: str) -> frozenset[Status]:
+    """Statuses of the stage before that go on to `stage`."""
+    if stage in spec.refinements:
+        return ACCEPTS["refine"]
+    if stage == "rank" and spec.rank.include_unconverged:
+        return ACCEPTS[stage] | {Status.UNCONVERGED}
+    return ACCEPTS[stage]
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,25 @@ class RunPlan:
         """Full key of a stage."""
         return self.stages[stage].key
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Stages in their order."""
+        return tuple(self.stages)
+
+    @property
+    def last_relaxation(self) -> str:
+        """The stage whose energies are ranked."""
+        return self.stage_names[-2]
+
+    @property
+    def engine(self) -> str:
+        """Identity of the engine whose energies are ranked."""
+        return self.stages[self.last_relaxation].identity
+
+    def upstream_of(self, stage: str) -> str | None:
+        """The stage whose rows `stage` takes, None for the first."""
+        return upstream_of(stage, self.stage_names)
+
     def to_json(self) -> dict[str, Any]:
         """Plain types for run.json."""
         return {
@@ -92,9 +128,10 @@ class RunPlan:
             RunFailedError: not what `to_json` wrote.
         """
         try:
+            spec = make_spec(content["spec"], "run.json")
             return cls(
-                spec=make_spec(content["spec"], "run.json"),
-                stages={name: StagePlan(**value) for name, value in content["stages"].items()},
+                spec=spec,
+                stages={name: StagePlan(**content["stages"][name]) for name in stage_names(spec)},
                 generator=dict(content["generator"]),
                 reference_sha256=content["reference_sha256"],
             )
@@ -110,7 +147,10 @@ class RunPlan:
         `n` may grow and `max_failed` change between two calls on one folder; files count by
         content, not by path.
         """
-        values = self.spec.model_dump(mode="json", exclude={"n", "max_failed"})
+        values = self.spec.model_dump(mode="json", exclude={"n", "max_failed", "refine"})
+        values["refine"] = {
+            name: step.model_dump(mode="json") for name, step in self.spec.refinements.items()
+        }
         values["generator"] = f"{self.spec.method} (sha256 {self.generator['sha256'][:12]})"
         values["reference"] = (
             f"a file with sha256 {self.reference_sha256[:12]}" if self.reference_sha256 else None
@@ -132,13 +172,13 @@ def make_plan(
             or library was exchanged since.
 
     Raises:
-        UserInputError: an unknown generator or engine, a corrupt checkpoint, or a reference that
-            cannot be read or is of another molecule.
+        UserInputError: an unknown generator or engine, one that is not trusted, a corrupt
+            checkpoint, or a reference that cannot be read or is of another molecule.
     """
-    from packflow_core.engines.registry import engine_identity
-
     found = generator or _generator(spec.generator)
-    engine = engine_identity(spec.engine)
+    spec = _with_absolute_engines(spec)
+    identities = recorded or {}
+    identities = {**_engines(spec, identities), **identities}
     reference_sha256 = None
     absolute: dict[str, str] = {}
     if spec.reference is not None:
@@ -150,22 +190,21 @@ def make_plan(
     identities = {
         "generate": f"{spec.method} sha256:{found['sha256']}",
         "hydrogenate": _versions("rdkit"),
-        "relax_h": engine,
-        "relax": engine,
         "rank": _versions("spglib", "oxtalign"),
+        **identities,
     }
-    identities.update(recorded or {})
     inputs: dict[str, dict[str, Any]] = {
         "generate": {"smiles": spec.smiles, "z": list(spec.z), "seed": spec.seed},
         "rank": {"reference": reference_sha256},
+        **{name: {"window": step.window_kJ_mol} for name, step in spec.refinements.items()},
     }
     stages: dict[str, StagePlan] = {}
     upstream = ""
-    for name in STAGES:
+    for name in stage_names(spec):
         content = {
             "upstream": upstream,
             "stage": name,
-            "params": getattr(spec, name).model_dump(mode="json"),
+            "params": params_of(spec, name).model_dump(mode="json"),
             # The name of a checkpoint does not matter, its content does.
             "identity": found["sha256"] if name == "generate" else identities[name],
             "schema": SCHEMA_VERSION,
@@ -174,6 +213,72 @@ def make_plan(
         upstream = digest(content)
         stages[name] = StagePlan(key=upstream, identity=identities[name])
     return RunPlan(spec, stages, found, reference_sha256)
+
+
+def _with_absolute_engines(spec: RunSpec) -> RunSpec:
+    """The spec with checkpoint files as absolute paths, so that any folder may resume it."""
+
+    def absolute(engine: str) -> str:
+        family, colon, path = engine.partition(":")
+        if family == "uma" and colon:
+            return f"uma:{Path(path).expanduser().resolve()}"
+        return engine
+
+    refine = tuple(
+        step.model_copy(update={"engine": absolute(step.engine)}) for step in spec.refine
+    )
+    return spec.model_copy(update={"engine": absolute(spec.engine), "refine": refine})
+
+
+def params_of(spec: RunSpec, stage: str) -> BaseModel:
+    """Parameters of a stage."""
+    if stage_kind(stage) in ("relax_h", "relax"):
+        return relax_params_of(spec, stage)
+    params: BaseModel = getattr(spec, stage)
+    return params
+
+
+def check_device(spec: RunSpec, workers: int | None, device: str) -> None:
+    """Refuse a device that no engine of the run can have; nothing is started.
+
+    Args:
+        spec: names the engines.
+        workers: worker processes; None where the user names no number.
+        device: see `packflow_core.devices.make_seats`.
+
+    Raises:
+        UserInputError: no such device here, or no engine of the run can use it.
+    """
+    from packflow_core.devices import make_seats
+
+    make_seats(workers, device, gpu=any(map(_uses_gpu, spec.engines)))
+
+
+def device_of(spec: RunSpec, stage: str, device: str) -> str:
+    """Device of a stage in a run on `device`: what cannot use a GPU works on the CPU."""
+    relaxes = stage_kind(stage) in ("relax_h", "relax")
+    return device if relaxes and _uses_gpu(engine_of(spec, stage)) else "cpu"
+
+
+def _uses_gpu(engine: str) -> bool:
+    from packflow_core.engines.registry import engine_traits
+
+    return engine_traits(engine).gpu
+
+
+def _engines(spec: RunSpec, recorded: Mapping[str, str]) -> dict[str, str]:
+    """Identities of the relaxation stages that are not recorded; their engines are trusted."""
+    from packflow_core.engines.registry import engine_identity, fetch_engine
+    from packflow_core.engines.trust import check_trusted
+
+    found: dict[str, str] = {}
+    for stage in ("relax_h", "relax", *spec.refinements):
+        if stage not in recorded:
+            engine = engine_of(spec, stage)
+            check_trusted(engine)
+            fetch_engine(engine)  # weights are here before the first worker asks for them
+            found[stage] = engine_identity(engine)
+    return found
 
 
 def _generator(name: str) -> dict[str, str]:
@@ -224,10 +329,12 @@ def digest(value: Any) -> str:
 def differences(old: RunPlan, new: RunPlan) -> list[str]:
     """What differs between two runs, one phrase per field; empty when they are the same run."""
     a, b = old.identity(), new.identity()
+    names = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+    # Of a refinement that only one of them has, the engine says enough.
     phrases = [
         f"{name} is {_show(a.get(name))} there and {_show(b.get(name))} here"
-        for name in dict.fromkeys([*a, *b])
-        if a.get(name) != b.get(name)
+        for name in names
+        if (name in a and name in b) or name.endswith(".engine")
     ]
     if new.spec.n < old.spec.n:
         phrases.append(f"n is {old.spec.n} there and {new.spec.n} here (it may only grow)")

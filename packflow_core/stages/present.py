@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.rows import Row
-from packflow_core.store.schema import STAGES
+from packflow_core.store.schema import stage_kind
 
 if TYPE_CHECKING:
     from packflow_core.analysis.report import ReportContext
@@ -23,9 +23,7 @@ def write_landscape(run: RunStore, rows: list[Row], path: Path) -> None:
 
     options = LandscapeOptions(
         title=run.plan.spec.name,
-        subtitle=", ".join(
-            (run.plan.stages["relax"].identity, run.plan.spec.method, f"n = {run.plan.spec.n}")
-        ),
+        subtitle=", ".join((run.plan.engine, run.plan.spec.method, f"n = {run.plan.spec.n}")),
         reference_density=reference_density(run),
     )
     landscape_png(rows, path, options)
@@ -43,7 +41,9 @@ def report_context(run: RunStore, rows: list[Row]) -> ReportContext:
     from packflow_core.analysis.report import ReportContext, group_failures, summarise_stage
 
     spec, content = run.plan.spec, run.content
-    by_stage = {name: run.stage(name).table(_REPORT_COLUMNS).to_pylist() for name in STAGES}
+    by_stage = {
+        name: run.stage(name).table(_REPORT_COLUMNS).to_pylist() for name in run.plan.stage_names
+    }
     host = content.get("host", {})
     return ReportContext(
         target=spec.name,
@@ -57,7 +57,7 @@ def report_context(run: RunStore, rows: list[Row]) -> ReportContext:
         z=spec.z,
         generator=spec.method,
         checkpoint_hash=run.plan.generator.get("sha256", ""),
-        engine=run.plan.stages["relax"].identity,
+        engine=run.plan.engine,
         seed=spec.seed,
         reference_label=Path(spec.reference).stem if spec.reference else "",
         reference_density=reference_density(run),
@@ -67,6 +67,11 @@ def report_context(run: RunStore, rows: list[Row]) -> ReportContext:
             "run folder": str(run.folder.resolve()),
             "machine": f"{host.get('name')} ({host.get('cpus')} processors, {host.get('system')})",
             "sessions": str(len(content.get("sessions", []))),
+            **{
+                f"engine of {name}": stage.identity
+                for name, stage in run.plan.stages.items()
+                if stage_kind(name) in ("relax_h", "relax")
+            },
             **{f"stage key of {name}": stage.key for name, stage in run.plan.stages.items()},
         },
         finished=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

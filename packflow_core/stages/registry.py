@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from packflow_core.spec import engine_of, relax_params_of
 from packflow_core.stages.functions import run_analyse, run_hydrogenate, run_relax
 from packflow_core.stages.run_store import RunStore
-from packflow_core.store.rows import Row
+from packflow_core.store.schema import STAGES, stage_kind
 
-#: Tasks of one stage at most: the flow stays far below what Prefect's database digests.
-MAX_CHUNKS = 180
+#: Tasks of a run at most: far below what Prefect's database digests.
+MAX_TASKS = 900
+#: Tasks of one stage at most, in a run without refinements.
+MAX_CHUNKS = MAX_TASKS // len(STAGES)
 
 #: Candidates of one Z that the sampler integrates together; work that ends elsewhere is right
 #: too, but integrates a block twice.
@@ -24,25 +27,38 @@ class StageWork:
     """How a stage is run.
 
     Attributes:
-        function: called in a worker as function(row, *arguments); None for the generator, which
-            works on whole blocks in the parent process.
+        function: called in a worker as function(row, *arguments), or, where `grouped`, with a
+            group of candidates; None for the generator, which works on whole blocks in the
+            parent process.
         chunk: candidates in a chunk, as long as this gives at most `MAX_CHUNKS` chunks.
         timeout_s: time limit of the first attempt at one candidate, s; doubles with each attempt.
+        grouped: whether a worker takes several candidates at once.
     """
 
-    function: Callable[..., Row] | None
+    function: Callable[..., Any] | None
     chunk: int
     timeout_s: float
+    grouped: bool = False
 
 
-#: Chunks are sized by cost: a hydrogenation takes tens of milliseconds, a relaxation 1 to 60 s.
+#: Stages by kind (`stage_kind`). Chunks are sized by cost: a hydrogenation takes tens of
+#: milliseconds, a relaxation 1 to 60 s.
 WORK: dict[str, StageWork] = {
     "generate": StageWork(None, 256, 0.0),
     "hydrogenate": StageWork(run_hydrogenate, 250, 300.0),
-    "relax_h": StageWork(run_relax, 100, 600.0),
-    "relax": StageWork(run_relax, 50, 3600.0),
+    "relax_h": StageWork(run_relax, 100, 600.0, grouped=True),
+    "relax": StageWork(run_relax, 50, 3600.0, grouped=True),
     "rank": StageWork(run_analyse, 100, 600.0),
 }
+
+
+def work_of(stage: str) -> StageWork:
+    """How a stage is run.
+
+    Raises:
+        ValueError: not a known stage.
+    """
+    return WORK[stage_kind(stage)]
 
 
 def arguments(stage: str, run: RunStore) -> tuple[Any, ...]:
@@ -54,8 +70,8 @@ def arguments(stage: str, run: RunStore) -> tuple[Any, ...]:
     spec = run.plan.spec
     if stage == "hydrogenate":
         return (spec.smiles, spec.hydrogenate)
-    if stage in ("relax_h", "relax"):
-        return (spec.smiles, spec.engine, getattr(spec, stage))
+    if stage_kind(stage) in ("relax_h", "relax"):
+        return (spec.smiles, engine_of(spec, stage), relax_params_of(spec, stage))
     if stage == "rank":
         return (spec.smiles, spec.rank, str(run.reference) if run.reference else None)
     raise ValueError(f"stage '{stage}' does not work candidate by candidate")
@@ -67,13 +83,22 @@ def block_size(z_values: Sequence[int]) -> int:
 
 
 def chunks(
-    stage: str, work: Sequence[tuple[int, int]], z_values: Sequence[int]
+    stage: str,
+    work: Sequence[tuple[int, int]],
+    z_values: Sequence[int],
+    at_most: int = MAX_CHUNKS,
 ) -> list[list[tuple[int, int]]]:
     """Cut the pending work of a stage, pairs (index, attempt) by index, into chunks.
 
     Chunks of the generator end at block boundaries. Where a chunk ends never changes a result.
+
+    Args:
+        stage: its name.
+        work: what is pending.
+        z_values: molecules per cell that the run samples.
+        at_most: about so many chunks.
     """
-    size = max(WORK[stage].chunk, math.ceil(len(work) / MAX_CHUNKS))
+    size = max(work_of(stage).chunk, math.ceil(len(work) / at_most))
     if stage != "generate":
         return [list(work[i : i + size]) for i in range(0, len(work), size)]
     block = block_size(z_values)

@@ -18,7 +18,8 @@ from typing import Any
 from packflow_core import __version__
 from packflow_core.errors import RunFailedError, UserInputError
 from packflow_core.spec import RunSpec
-from packflow_core.stages.plan import ACCEPTS, RunPlan, differences, make_plan, upstream_of
+from packflow_core.stages.plan import RunPlan, accepted_by, differences, make_plan
+from packflow_core.stages.requeue import wanted_attempts
 from packflow_core.store.atomic import (
     make_folder,
     remove_temporaries,
@@ -28,7 +29,7 @@ from packflow_core.store.atomic import (
 )
 from packflow_core.store.ledger import Attempt, StageLedger, attempts, stage_ledger
 from packflow_core.store.lock import RunLock, is_locked
-from packflow_core.store.schema import STAGES, Status
+from packflow_core.store.schema import Status
 from packflow_core.store.stage_store import StageStore
 
 RUN_JSON = "run.json"
@@ -64,6 +65,13 @@ class RunStore:
         """The run's own copy of the reference CIF."""
         return self.folder / REFERENCE if self.plan.reference_sha256 else None
 
+    def spec_to_resume(self) -> RunSpec:
+        """The run's spec; its reference is the run's own copy, which nobody moves away."""
+        spec = self.plan.spec
+        if self.reference is None:
+            return spec
+        return spec.model_copy(update={"reference": str(self.reference.resolve())})
+
     @property
     def status(self) -> str:
         """running, finished, failed or interrupted; a run that was killed counts as interrupted."""
@@ -76,22 +84,34 @@ class RunStore:
         """Table of a stage."""
         return StageStore(self.folder, name, self.plan.key(name))
 
+    def stage_selection(self, stage: str | None) -> tuple[str, ...]:
+        """All stages of the run, or the one that a user names.
+
+        Raises:
+            UserInputError: the run has no such stage.
+        """
+        names = self.plan.stage_names
+        if stage is not None and stage not in names:
+            raise UserInputError(f"--stage {stage} is not a stage; stages are {', '.join(names)}.")
+        return names if stage is None else (stage,)
+
     def attempts(self, stage: str, indices: Iterable[int] | None = None) -> dict[int, Attempt]:
         """Latest attempt of the candidates of a stage, all when None, by index."""
         return attempts(self.stage(stage), indices)
 
     def eligible(self, stage: str) -> list[int]:
         """Indices of the candidates that a stage takes, ascending."""
-        upstream = upstream_of(stage)
+        upstream = self.plan.upstream_of(stage)
         if upstream is None:
             return list(range(self.plan.spec.n))
-        accepted = set(ACCEPTS[stage])
-        if stage == "rank" and self.plan.spec.rank.include_unconverged:
-            accepted.add(Status.UNCONVERGED)
+        accepted = accepted_by(self.plan.spec, stage)
         return [i for i, a in self.attempts(upstream).items() if a.status in accepted]
 
     def pending(self, stage: str, retry_failed: bool = False) -> list[tuple[int, int]]:
-        """Work left in a stage.
+        """Work left in a stage: candidates without a row, and failed ones that get another try.
+
+        A failure is tried again while its reason allows (see `RETRY`), or when it was queued
+        again by hand.
 
         Args:
             stage: its name.
@@ -100,29 +120,35 @@ class RunStore:
         Returns:
             Pairs (candidate index, number of the coming attempt), by index.
         """
+        return self._work(stage, self.eligible(stage), retry_failed)
+
+    def _work(
+        self, stage: str, eligible: list[int], retry_failed: bool = False
+    ) -> list[tuple[int, int]]:
         done = self.attempts(stage)
+        wanted = wanted_attempts(self.folder, stage, self.plan.key(stage))
         work = []
-        for index in self.eligible(stage):
+        for index in eligible:
             last = done.get(index)
             if last is None:
                 work.append((index, 1))
-            elif retry_failed and last.retryable:
+            elif last.status == Status.FAILED and (
+                not last.final
+                or last.attempt < wanted.get(index, 0)
+                or (retry_failed and last.retryable)
+            ):
                 work.append((index, last.attempt + 1))
         return work
 
     def ledger(self) -> list[StageLedger]:
         """Counts of every stage, in order."""
-        return [stage_ledger(self.stage(name), len(self.eligible(name))) for name in STAGES]
+        return [self.stage_ledger(name) for name in self.plan.stage_names]
 
-    def failed_fraction(self) -> float:
-        """Candidates that failed in any stage over candidates of the run."""
-        failed = sum(
-            1
-            for name in STAGES
-            for attempt in self.attempts(name).values()
-            if attempt.status == Status.FAILED
-        )
-        return failed / self.plan.spec.n
+    def stage_ledger(self, stage: str) -> StageLedger:
+        """Counts of one stage."""
+        eligible = self.eligible(stage)
+        again = sum(attempt > 1 for _, attempt in self._work(stage, eligible))
+        return stage_ledger(self.stage(stage), len(eligible), again)
 
     # -- changes, for the holder of the lock ---------------------------------------------------
     def save(self, **values: Any) -> None:
@@ -145,7 +171,7 @@ class OpenRun:
         folder: where; created when missing.
         plan: what the run is.
         command: the command line that started it, for run.json.
-        workers: for run.json.
+        workers: for run.json; None for one per processor.
         rerank: accept another reference and other rank parameters than the folder's.
     """
 
@@ -154,7 +180,7 @@ class OpenRun:
         folder: Path,
         plan: RunPlan,
         command: list[str] | None = None,
-        workers: int = 0,
+        workers: int | None = None,
         rerank: bool = False,
     ) -> None:
         self._folder = folder
@@ -208,7 +234,7 @@ class OpenRun:
                 "finished": None,
                 "command": before.get("command", self._command),
                 **plan.to_json(),
-                "engine": plan.stages["relax"].identity,
+                "engine": plan.engine,
                 "seed": plan.spec.seed,
                 "versions": versions(),
                 "host": host_info(),
@@ -216,7 +242,7 @@ class OpenRun:
             }
             write_json(folder / RUN_JSON, content_json)
         store = RunStore(folder)
-        for name in STAGES:
+        for name in plan.stage_names:
             store.stage(name).prepare()
         return store
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from packflow_core.store.schema import RETRYABLE, Status
+from packflow_core.store.schema import RETRY, RETRYABLE, Reason, Status
 from packflow_core.store.stage_store import StageStore
 
 _COLUMNS = ("index", "status", "reason", "attempt", "wall_s")
@@ -28,6 +28,11 @@ class Attempt(NamedTuple):
         """Whether another attempt may do better."""
         return self.status == Status.FAILED and self.reason in RETRYABLE
 
+    @property
+    def final(self) -> bool:
+        """Whether the run leaves it at this: only some failures get another attempt, see RETRY."""
+        return self.status != Status.FAILED or self.attempt >= _attempts_allowed(self.reason)
+
 
 @dataclass(frozen=True)
 class StageLedger:
@@ -40,6 +45,7 @@ class StageLedger:
         reasons: candidates by reason, of those that are not ok, most frequent first.
         wall_s: working time of all attempts counted, s.
         median_wall_s: median working time of a candidate, s; NaN where none was attempted.
+        again: candidates with a row that the run attempts once more.
     """
 
     stage: str
@@ -51,6 +57,7 @@ class StageLedger:
     reasons: dict[str, int]
     wall_s: float
     median_wall_s: float
+    again: int = 0
 
     @property
     def attempted(self) -> int:
@@ -59,8 +66,8 @@ class StageLedger:
 
     @property
     def pending(self) -> int:
-        """Eligible candidates without a row."""
-        return max(0, self.eligible - self.attempted)
+        """Eligible candidates without a row, and those that get another attempt."""
+        return max(0, self.eligible - self.attempted) + self.again
 
     def as_dict(self) -> dict[str, object]:
         """Plain types, for JSON; no NaN."""
@@ -90,8 +97,8 @@ def attempts(store: StageStore, indices: Iterable[int] | None = None) -> dict[in
     }
 
 
-def stage_ledger(store: StageStore, eligible: int) -> StageLedger:
-    """Count a stage."""
+def stage_ledger(store: StageStore, eligible: int, again: int = 0) -> StageLedger:
+    """Count a stage; `eligible` and `again` as in `StageLedger`."""
     table: pa.Table = store.table(_COLUMNS)
     status = Counter(table.column("status").to_pylist())
     reasons = Counter(
@@ -101,7 +108,7 @@ def stage_ledger(store: StageStore, eligible: int) -> StageLedger:
         )
         if s != Status.OK
     )
-    wall = table.column("wall_s").fill_null(0.0).to_numpy()
+    wall = table.column("wall_s").drop_null().to_numpy()  # null where no work was done
     return StageLedger(
         stage=store.stage,
         eligible=eligible,
@@ -112,4 +119,9 @@ def stage_ledger(store: StageStore, eligible: int) -> StageLedger:
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         wall_s=float(wall.sum()),
         median_wall_s=float(np.median(wall)) if len(wall) else float("nan"),
+        again=again,
     )
+
+
+def _attempts_allowed(reason: str) -> int:
+    return RETRY[Reason(reason)] if reason in RETRY else 1

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_pool import workers  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub_csp.py")

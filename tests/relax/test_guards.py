@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from packflow_core.crystal.crystal import Crystal
-from packflow_core.relax.guards import Guard
+from packflow_core.relax.batch import Batch
+from packflow_core.relax.guards import check_energies, check_geometries, check_start, shape_of
 from packflow_core.relax.protocol import RelaxParams
+from packflow_core.relax.state import RelaxState
 from packflow_core.store.schema import Reason
 
 # Two water-like molecules in a 6 x 6 x 6 Å cell: covalent sum of O and H 0.97 Å.
@@ -12,8 +14,30 @@ MOLECULE = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
 START = Crystal([8, 1, 1] * 2, np.concatenate([MOLECULE + 1.0, MOLECULE + 4.0]), np.eye(3) * 6.0, 2)
 
 
+class Guard:
+    """The checks of one relaxation, in a batch between two sound crystals."""
+
+    def __init__(self, params, start=START, bonds=BONDS):
+        self.params, self.start, self.bonds = params, start, bonds
+        self.shape = shape_of(start, bonds, params)
+
+    def check_start(self, start):
+        return check_start(start, shape_of(start, self.bonds, self.params), self.params)
+
+    def check(self, positions, cell, energy, fmax):
+        mate = RelaxState.start(self.start.positions, self.start.cell)
+        state = RelaxState.start(self.start.positions, self.start.cell)
+        state.q, state.origin_cell = np.array(positions), np.array(cell)
+        with np.errstate(invalid="ignore"):
+            batch = Batch(self.params, [self.shape] * 3, [mate, state, mate])
+            faults = check_geometries(batch, [len(self.start) // self.start.z] * 3, self.params)
+        faults = faults or check_energies(np.array([0.0, energy, 0.0]), np.array([0.0, fmax, 0.0]))
+        assert set(faults) <= {1}
+        return faults.get(1)
+
+
 def guard(**limits):
-    return Guard(START, BONDS, RelaxParams(**limits))
+    return Guard(RelaxParams(**limits))
 
 
 def moved(atom, by):
@@ -59,7 +83,7 @@ def test_starts_that_are_not_worth_it():
     broken = START.with_positions(moved(1, [1.0, 0, 0]))
     assert guard().check_start(broken).reason == Reason.BROKEN_MOLECULE
     flat = Crystal(START.numbers, START.positions, np.diag([1.5, 9.0, 9.0]), 2)
-    assert Guard(flat, BONDS, RelaxParams()).check_start(flat).reason == Reason.BAD_CELL
+    assert guard().check_start(flat).reason == Reason.BAD_CELL
 
 
 def test_heavy_atoms_on_top_of_each_other_clash():
@@ -78,6 +102,6 @@ def test_heavy_atoms_on_top_of_each_other_clash():
 
 def test_atoms_without_bonds_are_fine():
     argon = Crystal([18], np.zeros((1, 3)), np.eye(3) * 4.0, 1)
-    lone = Guard(argon, np.zeros((0, 2), dtype=int), RelaxParams())
+    lone = Guard(RelaxParams(), argon, np.zeros((0, 2), dtype=int))
     assert lone.check_start(argon) is None
     assert lone.check(argon.positions, argon.cell, 0.0, 0.0) is None

@@ -1,13 +1,22 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from packflow_core import devices
 from packflow_core.errors import UserInputError
 from packflow_core.spec import make_spec
 from packflow_core.stages import plan as module
 from packflow_core.stages.generate import z_of_index
-from packflow_core.stages.plan import RunPlan, differences, make_plan, z_of
+from packflow_core.stages.plan import (
+    RunPlan,
+    check_device,
+    device_of,
+    differences,
+    make_plan,
+    z_of,
+)
 from packflow_core.store.schema import STAGES
 
 DATA = Path(__file__).parents[1] / "data"
@@ -20,8 +29,13 @@ def plan(**values):
 
 def changed(**values):
     """Stages whose key differs from that of the plain run."""
-    one, two = plan(), plan(**values)
-    return [stage for stage in STAGES if one.key(stage) != two.key(stage)]
+    return differing(plan(), plan(**values))
+
+
+def differing(one, two):
+    """Stages of the second that the first has not, or with another key."""
+    keys = {name: stage.key for name, stage in one.stages.items()}
+    return [name for name in two.stage_names if keys.get(name) != two.key(name)]
 
 
 pytestmark = pytest.mark.usefixtures("stub_generator")
@@ -52,6 +66,94 @@ def test_what_changes_no_row_changes_no_key(values):
     assert changed(**values) == []
 
 
+def test_refinements_are_stages_of_their_own_before_the_ranking():
+    assert plan().stage_names == STAGES
+    two = plan(refine=["springs:10", "gfnff"])
+    assert two.stage_names == (
+        "generate", "hydrogenate", "relax_h", "relax", "relax_2", "relax_3", "rank",
+    )  # fmt: skip
+    before = {name: two.upstream_of(name) for name in two.stage_names}
+    assert (before["generate"], before["relax_2"], before["rank"]) == (None, "relax", "relax_3")
+    assert two.stages["relax_2"].identity.startswith("springs")
+    assert two.engine == two.stages["relax_3"].identity == two.stages["relax"].identity
+    # Relaxations that are shared keep their keys, and each refinement has its own.
+    assert changed(refine=["springs:10"]) == ["relax_2", "rank"]
+    assert len({stage.key for stage in two.stages.values()}) == 7
+
+
+REFINE = [{"engine": "springs", "window_kJ_mol": 10.0}, {"engine": "springs"}]
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "first"),
+    [
+        (0, {"window_kJ_mol": 11.0}, "relax_2"),
+        (0, {"engine": "gfnff"}, "relax_2"),
+        (0, {"relax": {"fmax": 0.01}}, "relax_2"),
+        (1, {"window_kJ_mol": 11.0}, "relax_3"),
+        (1, {"engine": "gfnff"}, "relax_3"),
+        (1, {"relax": {"protocol": "paper"}}, "relax_3"),
+    ],
+)
+def test_a_refinement_changes_the_keys_from_its_stage_on(step, change, first):
+    other = [dict(refinement) for refinement in REFINE]
+    other[step].update(change)
+    one, two = plan(refine=REFINE), plan(refine=other)
+    assert differing(one, two) == list(two.stage_names[two.stage_names.index(first) :])
+    assert differences(one, two)[0].startswith(f"refine.{first}.")
+
+
+def test_foreign_code_needs_permission(monkeypatch):
+    name = "ase:ase.calculators.lj:LennardJones"
+    monkeypatch.delenv("PACKFLOW_ALLOW_ENGINES", raising=False)
+    for values in ({"engine": name}, {"refine": [f"{name}:10"]}):
+        with pytest.raises(UserInputError, match="PACKFLOW_ALLOW_ENGINES"):
+            plan(**values)
+    monkeypatch.setenv("PACKFLOW_ALLOW_ENGINES", "ase.calculators.lj:*")
+    assert plan(refine=[f"{name}:10"]).stages["relax_2"].identity.startswith(name)
+
+
+def test_what_is_recorded_needs_no_engine(monkeypatch):
+    """A ranking can be renewed where an engine is missing, or not allowed."""
+    from packflow_core.engines import registry
+
+    one = plan(refine=["springs"])
+    kept = {name: stage.identity for name, stage in one.stages.items() if name != "rank"}
+
+    def missing(name):
+        raise UserInputError(f"{name} is not installed")
+
+    monkeypatch.setattr(registry, "engine_identity", missing)
+    assert make_plan(one.spec, one.generator, kept) == one
+    with pytest.raises(UserInputError, match="not installed"):
+        make_plan(one.spec, one.generator)
+
+
+def test_only_engines_that_can_use_a_gpu_get_one(monkeypatch):
+    from packflow_core.engines import registry
+
+    traits = {"gfnff": False, "springs": True}
+    monkeypatch.setattr(
+        registry, "engine_traits", lambda name: registry.EngineTraits(False, traits[name])
+    )
+    spec = plan(refine=["springs"]).spec
+    assert {s: device_of(spec, s, "cuda") for s in ("hydrogenate", "relax", "relax_2", "rank")} == {
+        "hydrogenate": "cpu", "relax": "cpu", "relax_2": "cuda", "rank": "cpu",
+    }  # fmt: skip
+    seen = []
+    monkeypatch.setattr(devices, "make_seats", lambda *args, gpu: seen.append((*args, gpu)))
+    check_device(spec, 3, "cuda")
+    check_device(plan().spec, None, "auto")
+    assert seen == [(3, "cuda", True), (None, "auto", False)]
+
+
+def test_a_device_that_no_engine_can_use_is_refused():
+    check_device(plan().spec, None, "cpu")
+    for device in ("cuda", "toaster"):
+        with pytest.raises(UserInputError, match=device):
+            check_device(plan().spec, None, device)
+
+
 def test_the_version_of_an_engine_is_part_of_the_keys(monkeypatch):
     from packflow_core.engines import registry
 
@@ -75,8 +177,8 @@ def test_a_reference_counts_by_content_not_by_path(tmp_path):
 
 
 def test_a_plan_comes_back_from_json():
-    one = plan(reference=str(DATA / "urea.cif"))
-    assert RunPlan.from_json(one.to_json()) == one
+    one = plan(reference=str(DATA / "urea.cif"), refine=["springs:7.5", "gfnff"])
+    assert RunPlan.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
 def test_differences_name_field_and_both_values():
