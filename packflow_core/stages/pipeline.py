@@ -10,7 +10,7 @@ from packflow_core import progress
 from packflow_core.errors import PackflowError, RunFailedError, TooManyFailuresError
 from packflow_core.stages.chunk import ChunkResult, run_chunk
 from packflow_core.stages.plan import device_of
-from packflow_core.stages.registry import MAX_TASKS, chunks, work_of
+from packflow_core.stages.registry import MAX_TASKS, batched, chunks, work_of
 from packflow_core.stages.run_store import RunStore
 from packflow_core.stages.window import reject_outside_window
 from packflow_core.store.ledger import StageLedger
@@ -73,7 +73,8 @@ def _attempt(run: RunStore, stage: str, work: list[tuple[int, int]], run_chunks:
     at_most = MAX_TASKS // len(run.plan.stage_names)
     try:
         if work:
-            for result in run_chunks(stage, chunks(stage, work, run.plan.spec.z, at_most)):
+            cut = chunks(stage, work, run.plan.spec.z, at_most, batched(run.plan.spec, stage))
+            for result in run_chunks(stage, cut):
                 logger.info(
                     "stage %s: chunk done in %.1f s: %s", stage, result.wall_s, result.counts
                 )

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from packflow_core.spec import engine_of, relax_params_of
+from packflow_core.engines.registry import engine_traits
+from packflow_core.spec import RunSpec, engine_of, relax_params_of
 from packflow_core.stages.functions import run_analyse, run_hydrogenate, run_relax
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.schema import STAGES, stage_kind
@@ -16,6 +17,9 @@ from packflow_core.store.schema import STAGES, stage_kind
 MAX_TASKS = 900
 #: Tasks of one stage at most, in a run without refinements.
 MAX_CHUNKS = MAX_TASKS // len(STAGES)
+
+#: Candidates of a chunk that an engine relaxes in batches.
+_BATCHED_CHUNK = 1000
 
 #: Candidates of one Z that the sampler integrates together; work that ends elsewhere is right
 #: too, but integrates a block twice.
@@ -77,6 +81,11 @@ def arguments(stage: str, run: RunStore) -> tuple[Any, ...]:
     raise ValueError(f"stage '{stage}' does not work candidate by candidate")
 
 
+def batched(spec: RunSpec, stage: str) -> bool:
+    """Whether a stage's engine takes many candidates in one call."""
+    return work_of(stage).grouped and engine_traits(engine_of(spec, stage)).batched
+
+
 def block_size(z_values: Sequence[int]) -> int:
     """Consecutive candidates that are sampled, and written, together."""
     return _SAMPLER_BLOCK * len(z_values)
@@ -87,6 +96,7 @@ def chunks(
     work: Sequence[tuple[int, int]],
     z_values: Sequence[int],
     at_most: int = MAX_CHUNKS,
+    batched: bool = False,
 ) -> list[list[tuple[int, int]]]:
     """Cut the pending work of a stage, pairs (index, attempt) by index, into chunks.
 
@@ -97,8 +107,11 @@ def chunks(
         work: what is pending.
         z_values: molecules per cell that the run samples.
         at_most: about so many chunks.
+        batched: whether the stage's engine takes many candidates in one call: then chunks are
+            large, because batches are full until the last candidates of a chunk.
     """
-    size = max(work_of(stage).chunk, math.ceil(len(work) / at_most))
+    least = _BATCHED_CHUNK if batched and work_of(stage).grouped else work_of(stage).chunk
+    size = max(least, math.ceil(len(work) / at_most))
     if stage != "generate":
         return [list(work[i : i + size]) for i in range(0, len(work), size)]
     block = block_size(z_values)

@@ -3,9 +3,12 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import formaldehyde
 import pytest
@@ -204,6 +207,40 @@ def test_a_full_disk_stops_the_run_with_one_sentence_and_loses_nothing(
     rows = {row["index"]: row for row in run.stage("relax").rows()}
     assert len(rows) == N
     assert all(same_relaxation(rows[i], sound[i]) for i in rows)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Command that starts a process which sees an empty file system of 4 MB at a folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = f'mount -t tmpfs -o size=4m tmpfs {folder} && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    try:
+        probe = subprocess.run([*command, "true"], check=False, capture_output=True, timeout=30)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if probe.returncode:
+        pytest.skip("this system lets no one mount in a namespace")
+    return folder, command
+
+
+@pytest.mark.parametrize("free", [30_000, 80_000, 150_000])
+def test_a_disk_that_is_really_full(small_disk, sound, free):
+    folder, command = small_disk
+    script = Path(__file__).with_name("full_disk.py")
+    done = subprocess.run(
+        [*command, sys.executable, str(script), str(folder), str(free)],
+        check=False, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("full: The disk that holds")
+    assert f"after: {[N] * 5}, pending {[0] * 5}" in lines
+    rows = [line.split() for line in lines if line.startswith("row")]
+    assert [(int(i), attempt, float(e)) for _, i, attempt, e in rows] == [
+        (i, "1", sound[i]["energy_eV"]) for i in range(N)
+    ]
 
 
 def test_trust_is_asked_for():

@@ -105,6 +105,10 @@ def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(csp, tmp_path
         assert code == 2
         assert f"in use by another csp process (process {process.pid} on" in err
         assert out == ""
+        # Nor can two resumes share a folder.
+        code, _, err = csp("resume", folder)
+        assert code == 2
+        assert f"in use by another csp process (process {process.pid} on" in err
         status = csp.document("status", folder)
         assert status["status"] == "running"
         process.send_signal(signal.SIGINT)
