@@ -13,7 +13,7 @@ from packflow_core.crystal.crystal import Crystal
 from packflow_core.store.rows import Row, crystal_columns
 
 #: Å around the atoms of a molecule in its box.
-GAP = 3.0
+GAP = 2.4
 
 
 @lru_cache(maxsize=8)

@@ -78,7 +78,8 @@ def ase_steps(engine: Any, crystal: Crystal, steps: int) -> Any:
     atoms.calc = engine.as_ase(crystal)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fire = FIRE(FrechetCellFilter(atoms, exp_cell_factor=PARAMS.exp_cell_factor), logfile=None)
+        factor = PARAMS.cell_factor(len(atoms))
+        fire = FIRE(FrechetCellFilter(atoms, exp_cell_factor=factor), logfile=None)
         fire.run(fmax=0.0, steps=steps)
     return atoms
 

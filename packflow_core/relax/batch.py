@@ -61,11 +61,8 @@ class Batch:
             np.concatenate([shape.bonds for shape in shapes]),
             np.array([len(shape.bonds) for shape in shapes], dtype=np.int64),
         )
-        self._factor = (
-            self.n_atoms.astype(np.float64)
-            if params.exp_cell_factor is None
-            else np.full(len(states), params.exp_cell_factor)
-        )[:, None, None]
+        factors = [params.cell_factor(len(s.q)) for s in states]
+        self._factor = np.array(factors)[:, None, None]
         self._cell_0 = np.stack([s.origin_cell for s in states])
         self._q = np.concatenate([s.q for s in states])
         self._u = np.stack([s.u for s in states])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,7 +13,7 @@ Protocol = Literal["h_only", "converged", "paper"]
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # PackFlow, 4.5.2: at most 25 steps, fmax 0.05 eV/Å.
     "h_only": {"max_steps": 25, "exp_cell_factor": None, "max_stress_GPa": None},
-    "converged": {"max_steps": 1000, "exp_cell_factor": 8.0, "max_stress_GPa": 0.1},
+    "converged": {"max_steps": 1000, "exp_cell_factor": "sqrt_atoms", "max_stress_GPa": 0.1},
     # PackFlow, 4.5.2: at most 1000 steps, fmax 0.05 eV/Å, ASE's filter as it comes.
     "paper": {"max_steps": 1000, "exp_cell_factor": None, "max_stress_GPa": None},
 }
@@ -36,11 +37,10 @@ class RelaxParams(BaseModel):
     protocol: Protocol = Field("converged", description="h_only, converged or paper")
     fmax: float = Field(0.05, gt=0, description="largest force on a free atom at the end, eV/Å")
     max_steps: int = Field(1000, ge=0, description="steps after which the relaxation gives up")
-    exp_cell_factor: float | None = Field(
-        8.0,
-        gt=0,
-        description="scale of the cell's degrees of freedom in the FrechetCellFilter; the "
-        "number of atoms where it is None",
+    exp_cell_factor: Annotated[float, Field(gt=0)] | Literal["sqrt_atoms"] | None = Field(
+        "sqrt_atoms",
+        description="scale of the cell's degrees of freedom in the FrechetCellFilter: a number, "
+        "sqrt_atoms for the square root of the number of atoms, or None for that number itself",
     )
     max_stress_GPa: float | None = Field(
         0.1, gt=0, description="largest component of the stress at the end, GPa; None: any"
@@ -86,3 +86,13 @@ class RelaxParams(BaseModel):
     def moves_cell(self) -> bool:
         """Whether the cell and the heavy atoms move."""
         return self.protocol != "h_only"
+
+    def cell_factor(self, n_atoms: int) -> float:
+        """Scale of the cell's degrees of freedom for a crystal of `n_atoms` atoms.
+
+        With the square root, cell and atoms move equally fast whatever the size: ASE's own scale,
+        the number of atoms, leaves the cell behind, and a fixed one suits one size.
+        """
+        if self.exp_cell_factor == "sqrt_atoms":
+            return math.sqrt(n_atoms)
+        return float(n_atoms) if self.exp_cell_factor is None else self.exp_cell_factor

@@ -343,7 +343,7 @@ def test_the_time_of_a_batch_is_shared_by_atoms_and_limited():
     ticks = iter(range(10**6))
     jobs = [Job(0, argon(0)), Job(1, argon_block(1, (1, 1, 3)))]
     driver = Driver(
-        Springs(), RelaxParams(fmax=1e-12, max_steps=300), NO_BONDS,
+        Springs(), RelaxParams(fmax=1e-12, max_steps=300, exp_cell_factor=8.0), NO_BONDS,
         limit_s=40.0, clock=lambda: next(ticks),
     )  # fmt: skip
     found = ends(driver, jobs)

@@ -8,7 +8,11 @@ from packflow_core.relax.protocol import RelaxParams
 
 @pytest.mark.parametrize(
     ("protocol", "max_steps", "factor", "stress"),
-    [("h_only", 25, None, None), ("converged", 1000, 8.0, 0.1), ("paper", 1000, None, None)],
+    [
+        ("h_only", 25, None, None),
+        ("converged", 1000, "sqrt_atoms", 0.1),
+        ("paper", 1000, None, None),
+    ],
 )
 def test_each_protocol_fills_in_its_own_numbers(protocol, max_steps, factor, stress):
     params = RelaxParams(protocol=protocol)
@@ -43,6 +47,8 @@ def test_given_numbers_win():
         {"max_volume_ratio": 0.9},
         {"steps": 3},
         {"protocol": "h_only", "exp_cell_factor": 8.0},
+        {"exp_cell_factor": 0.0},
+        {"exp_cell_factor": "atoms"},
         {"protocol": "h_only", "max_stress_GPa": 0.1},
         {"protocol": "paper", "max_stress_GPa": 0.1},
         {"protocol": 3},
@@ -51,3 +57,8 @@ def test_given_numbers_win():
 def test_nonsense_is_refused(values):
     with pytest.raises(ValidationError):
         RelaxParams(**values)
+
+
+@pytest.mark.parametrize(("given", "factor"), [("sqrt_atoms", 7.0), (None, 49.0), (8.0, 8.0)])
+def test_the_scale_of_the_cell(given, factor):
+    assert RelaxParams(exp_cell_factor=given).cell_factor(49) == factor

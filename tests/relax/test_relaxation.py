@@ -22,7 +22,8 @@ from packflow_core.store.schema import Reason, Status
     ("params", "factor"),
     [
         (RelaxParams(protocol="paper", fmax=0.01), None),
-        (RelaxParams(protocol="converged", fmax=1e-9, max_steps=30), 8.0),
+        (RelaxParams(fmax=1e-9, max_steps=30, exp_cell_factor=8.0), 8.0),
+        (RelaxParams(fmax=1e-9, max_steps=30), 2.0),  # the root of four atoms
     ],
 )
 def test_every_step_is_the_step_of_ase(params, factor):
