@@ -178,7 +178,7 @@ def _attempt(run: RunStore, stage: str, todo: dict[int, int], how: _How) -> Iter
             row.update(stage_key=key, attempt=attempt)
             if row.get("wall_s") is None:
                 row["wall_s"] = outcome.wall_s
-            row.setdefault("device", outcome.device)
+            row["device"] = _device(row.get("device"), outcome.device)
             yield row
 
 
@@ -210,6 +210,15 @@ def _outcomes(
     )
 
 
+def _device(said: str | None, seat: str) -> str:
+    """Device of an attempt: the seat's, with the name of the card where the engine told it.
+
+    A worker sees one GPU alone and calls it the first.
+    """
+    _, bracket, card = (said or "").partition(" (")
+    return f"{seat} ({card}" if bracket and seat != "cpu" else seat
+
+
 def _upstream_rows(run: RunStore, stage: str, todo: dict[int, int]) -> dict[int, Row]:
     before = run.plan.upstream_of(stage)
     if before is None:
@@ -231,9 +240,7 @@ def _row_of(outcome: Outcome, previous: Row, seconds: float) -> Row:
 
 def _failed(previous: Row, reason: Reason, detail: str) -> Row:
     logger.warning("%s: %s: %s", previous.get("candidate_id"), reason, detail)
-    return next_row(
-        previous, status=Status.FAILED, reason=reason, detail=_shorten(detail), device="cpu"
-    )
+    return next_row(previous, status=Status.FAILED, reason=reason, detail=_shorten(detail))
 
 
 def _shorten(detail: str) -> str:

@@ -372,3 +372,16 @@ def test_progress_counts_what_is_recorded(open_run, pool):
     assert ("hydrogenate", 32, 0) in heard
     assert ("hydrogenate", 32, 5) in heard
     assert ("generate", 40, 40) in heard
+
+
+@pytest.mark.parametrize(
+    ("said", "seat", "device"),
+    [
+        ("cpu", "cpu", "cpu"),
+        (None, "cpu", "cpu"),
+        ("cuda:0 (NVIDIA H200)", "cuda:3", "cuda:3 (NVIDIA H200)"),
+        (None, "cuda:1", "cuda:1"),
+    ],
+)
+def test_the_device_of_a_row_is_the_seat_of_its_worker(said, seat, device):
+    assert module._device(said, seat) == device
