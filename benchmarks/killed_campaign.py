@@ -30,7 +30,7 @@ def command(folder: Path, n: int, engine: str) -> list[str]:
     """A run with a quick sampler: the generator is not what is tested."""
     return [
         sys.executable, "-m", "flows.cli", "run", SMILES, "--name", "urea", "--z", "2,4",
-        "--n", str(n), "--engine", engine, "--steps", "10", "--set", "generate.restarts=0",
+        "--n", str(n), "--engine", engine, "--steps", "10", "--set", "generate.restarts=[]",
         "--out", str(folder), "--quiet",
     ]  # fmt: skip
 
