@@ -39,8 +39,8 @@ FORMAT = 1
 
 #: Packages whose versions a result may depend on.
 _PACKAGES = (
-    "ase", "fairchem-core", "gfnff", "numpy", "oxtalign", "pandas", "prefect", "pyarrow", "pydantic",
-    "pymatgen", "rdkit", "scipy", "spglib", "tblite", "torch",
+    "ase", "fairchem-core", "gfnff", "numpy", "oxtalign", "pandas", "prefect", "pyarrow",
+    "pydantic", "pymatgen", "rdkit", "scipy", "spglib", "tblite", "torch",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A run on a disk that is really full, then not; started in a mount namespace of its own.
 
-``python full_disk.py FOLDER``: FOLDER is an empty file system of 4 MB. Prints one line a step.
+``python full_disk.py FOLDER FREE``: FOLDER is an empty file system of 4 MB, of which FREE bytes are
+left. Prints a line for each step.
 """
 
 import os
@@ -15,7 +16,6 @@ if __name__ == "__main__":
     from test_faults import run_all
 
     from packflow_core.stages import chunk, generate
-    from packflow_core.stages.run_store import RunStore
     from packflow_core.store.atomic import StorageFullError
 
     generate.generate = formaldehyde.generate
@@ -26,10 +26,14 @@ if __name__ == "__main__":
     ballast.write_bytes(b"x" * (free - int(sys.argv[2])))
     try:
         run_all(disk / "run")
-    except StorageFullError:
-        done = RunStore(disk / "run").attempts("relax") if (disk / "run/run.json").exists() else {}
+        print("it fitted")
+    except StorageFullError as error:
+        print(f"full: {error}")
     ballast.unlink()
     run = run_all(disk / "run")
-    for _row in run.stage("relax").rows():
-        pass
+    print(
+        f"after: {[s.attempted for s in run.ledger()]}, pending {[s.pending for s in run.ledger()]}"
+    )
+    for row in run.stage("relax").rows():
+        print("row", row["index"], row["attempt"], repr(row["energy_eV"]))
     chunk.close_pools()
