@@ -6,6 +6,7 @@ derivative of the energy with respect to strain over the volume: negative under 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -166,7 +167,7 @@ class Engine(Protocol):
         ...
 
 
-class BaseEngine:
+class BaseEngine(ABC):
     """What engines share: `evaluate`, `as_ase`, and modest defaults.
 
     A subclass sets `name` and `identity` and defines `prepare` and `compute`.
@@ -182,15 +183,15 @@ class BaseEngine:
         """Versions and settings that the numbers depend on."""
         return {"engine": self.name}
 
+    @abstractmethod
     def prepare(self, crystal: Crystal) -> Any:
         """See `Engine`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(
         self, prepared: Sequence[Any], positions: FloatArray, cells: FloatArray, n_atoms: IntArray
     ) -> EngineResult:
         """See `Engine`."""
-        raise NotImplementedError
 
     def evaluate(self, crystals: Sequence[Crystal]) -> EngineResult:
         """See `Engine`."""
