@@ -1,0 +1,1 @@
+"""Baselines: proposals without a model, to compare the model with."""
