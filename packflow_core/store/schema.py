@@ -128,7 +128,11 @@ _RELAX_FIELDS = (
 )
 
 STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
-    "generate": _BOND_FIELDS,
+    "generate": (
+        *_BOND_FIELDS,
+        _field("space_group_drawn", _I, "space group that a baseline packed the molecules in"),
+        _field("conformer", _I, "conformer that a baseline packed, by its place in the pool"),
+    ),
     "hydrogenate": (
         *_BOND_FIELDS,
         _field("n_repaired", _I, "molecules of the cell replaced by an ETKDG conformer"),

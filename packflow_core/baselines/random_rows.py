@@ -1,0 +1,174 @@
+"""Rows of the baselines `random` and `random+press`, in the place of those of stage `generate`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from packflow_core.baselines.molecular_symmetry import MolecularSymmetry, symmetries
+from packflow_core.baselines.press import Pressed, PressParams, calibrated, press
+from packflow_core.baselines.random_packing import Packed, PackParams, pack
+from packflow_core.chem.conformers import conformer_pool
+from packflow_core.chem.molecule import Molecule
+from packflow_core.crystal.contacts import bond_errors, bond_statistics
+from packflow_core.crystal.crystal import Crystal
+from packflow_core.stages.generate import z_of_index
+from packflow_core.store.rows import Row, crystal_columns
+from packflow_core.store.schema import Reason, Status
+
+log = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+
+#: Version of the programs; part of the rows, raised where the same settings give other crystals.
+VERSION = "1"
+
+#: Second part of the seed for the choice of a conformer.
+_STREAM = 0xC04F
+
+
+class RandomParams(BaseModel):
+    """Settings of the baselines `random` and `random+press`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pack: PackParams = Field(PackParams(), description="random packing")
+    press: PressParams | None = Field(
+        PressParams(), description="press of the packings; none: random packing alone"
+    )
+    n_conformers: int = Field(20, ge=1, le=1000, description="conformers embedded")
+    conformer_seed: int = Field(0, ge=0, description="seed of the conformer embedding")
+    energy_window_kcal: float = Field(
+        5.0, ge=0, description="conformers up to this far above the lowest take part, kcal/mol"
+    )
+
+    @property
+    def method(self) -> str:
+        """Name of the baseline."""
+        return "random" if self.press is None else "random+press"
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What all candidates of a molecule share."""
+
+    molecule: Molecule
+    conformers: FloatArray
+    symmetry: tuple[list[MolecularSymmetry], ...]
+    press: PressParams | None
+
+
+def random_rows(
+    indices: Sequence[int],
+    *,
+    smiles: str,
+    z_values: Sequence[int],
+    seed: int,
+    target: str,
+    params: RandomParams,
+) -> list[Row]:
+    """Rows of the candidates with the given indices, in their order, hydrogens included.
+
+    A candidate depends on the seed, its Z and its number among those of that Z, and on nothing
+    else. Molecules that cannot be packed or pressed are rows with a reason.
+
+    Args:
+        indices: numbers in the sampling sequence of (seed, molecule, z_values).
+        smiles: molecule.
+        z_values: molecules per primitive cell, taken in turns.
+        seed: campaign seed.
+        target: first part of the candidate ids.
+        params: settings.
+
+    Raises:
+        UserInputError: bad SMILES, or no space group for a Z under these settings.
+        ConformerError: no conformer could be embedded.
+    """
+    prepared = _prepared(smiles, params)
+    rows: dict[int, Row] = {}
+    packed: list[tuple[int, Packed]] = []
+    for index in indices:
+        z, number = z_of_index(index, z_values)
+        started = time.monotonic()
+        rng = np.random.default_rng([_STREAM, seed, z, number])
+        chosen = int(rng.integers(len(prepared.conformers)))
+        found = pack(
+            prepared.molecule.numbers_h,
+            prepared.conformers[chosen],
+            z,
+            seed,
+            number,
+            params.pack,
+            prepared.symmetry[chosen],
+        )
+        packed.append((index, found))
+        rows[index] = {
+            "candidate_id": f"{target}-z{z}-{index:06d}",
+            "index": index,
+            "target": target,
+            "method": params.method,
+            "seed": seed,
+            "z": z,
+            "engine": f"{params.method} {VERSION}",
+            "device": "cpu",
+            "wall_s": time.monotonic() - started,
+            "space_group_drawn": found.choice.number,
+            "conformer": chosen,
+            "status": str(Status.FAILED),
+            "reason": str(found.reason),
+            "detail": found.detail,
+        }
+    ready = [(index, found.packing) for index, found in packed if found.packing is not None]
+    if prepared.press is None:
+        for index, packing in ready:
+            _succeed(rows[index], packing.crystal(), prepared.molecule)
+        return [rows[index] for index in indices]
+    started = time.monotonic()
+    outcomes = press([packing for _, packing in ready], prepared.press)
+    share = (time.monotonic() - started) / max(1, len(ready))
+    for (index, _), outcome in zip(ready, outcomes, strict=True):
+        rows[index]["wall_s"] += share
+        _pressed(rows[index], outcome, prepared.molecule)
+    return [rows[index] for index in indices]
+
+
+@lru_cache(maxsize=8)
+def _prepared(smiles: str, params: RandomParams) -> _Prepared:
+    """Conformers, their symmetry, and the press made fit for the molecule; once per process."""
+    molecule = Molecule.from_smiles(smiles)
+    pool = conformer_pool(molecule, params.n_conformers, params.conformer_seed)
+    # Energies are NaN where there is no force field: then all conformers take part.
+    low = ~(pool.energies > params.energy_window_kcal)
+    conformers = pool.positions[low]
+    symmetry = tuple(
+        symmetries(molecule, x) if params.pack.special_positions else [] for x in conformers
+    )
+    fit = params.press
+    if fit is not None:
+        fit = calibrated(molecule.numbers_h, conformers[0], fit)
+        log.debug("%s: hard-sphere diameter %s of the vdW sum", smiles, fit.wanted_contact)
+    return _Prepared(molecule, conformers, symmetry, fit)
+
+
+def _pressed(row: Row, outcome: Pressed, molecule: Molecule) -> None:
+    """Columns of a pressed candidate."""
+    row["n_steps"] = outcome.evaluations
+    if outcome.crystal is None:
+        row.update(reason=str(outcome.reason), detail=outcome.detail)
+    else:
+        _succeed(row, outcome.crystal, molecule)
+
+
+def _succeed(row: Row, crystal: Crystal, molecule: Molecule) -> None:
+    """Columns of a candidate that has a crystal."""
+    row.update(status=str(Status.OK), reason=str(Reason.NONE), detail="")
+    row.update(crystal_columns(crystal))
+    sound, worst = bond_statistics(bond_errors(crystal, molecule.bonds))
+    row.update(bonds_ok=sound, max_bond_error_A=worst)
