@@ -24,7 +24,8 @@ import pandas as pd
 import torch
 
 from packflow_core.baselines.molecular_symmetry import symmetries
-from packflow_core.baselines.press import PressParams, calibrated, press
+from packflow_core.baselines.press import calibrated, press
+from packflow_core.baselines.press_params import PressParams
 from packflow_core.baselines.random_packing import PackParams, expected_volume, pack
 from packflow_core.chem.conformers import conformer_pool
 from packflow_core.chem.elements import AMU_PER_A3_TO_G_CM3

@@ -199,8 +199,9 @@ def stand_in() -> Iterator[None]:
 def machinery(folder: Path, engine: str, n: int, workers: int, prefect: bool) -> dict[str, float]:
     """Wall seconds of each stage of a run of n candidates up to `relax`."""
     from packflow_core.spec import make_spec
-    from packflow_core.stages.chunk import close_pools, run_chunk
+    from packflow_core.stages.chunk import run_chunk
     from packflow_core.stages.pipeline import run_stage
+    from packflow_core.stages.pools import close_pools
     from packflow_core.stages.run_store import OpenRun, plan_for
 
     fields = {"n": n, "engine": engine, "relax": {"max_steps": STEPS[engine]}}

@@ -18,6 +18,7 @@ from packflow_core.errors import PackflowError
 from packflow_core.spec import RunSpec
 from packflow_core.stages.chunk import ChunkResult
 from packflow_core.stages.finish import Summary
+from packflow_core.stages.generation import check_ranks
 from packflow_core.stages.pipeline import run_stage, verdict
 from packflow_core.stages.plan import check_device, device_of
 from packflow_core.stages.run_store import OpenRun, RunStore, plan_for
@@ -63,6 +64,7 @@ def carry_out(spec: RunSpec, folder: Path, how: How) -> Summary | State[Any]:
     plan = plan_for(spec, folder, how.rerank)
     if not how.rerank:
         check_device(spec, how.workers, how.device)
+        check_ranks(spec, how.ranks)
     with OpenRun(folder, plan, workers=how.workers, rerank=how.rerank) as run:
         try:
             summary = _stages(run, how)
@@ -91,6 +93,8 @@ def _stages(run: RunStore, how: How) -> Summary:
             "timeout_s": how.timeout_s if relaxes else None,
             "device": device_of(run.plan.spec, stage, how.device),
         }
+        if stage == "generate":
+            parameters["ranks"] = how.ranks
         if stage != kind:
             parameters["stage"] = stage
         futures: list[PrefectFuture[ChunkResult]] = [
@@ -104,7 +108,8 @@ def _stages(run: RunStore, how: How) -> Summary:
 
     stages = ("rank",) if how.rerank else run.plan.stage_names
     for number, stage in enumerate(stages):
-        run_stage(run, stage, submit, how.retry_failed)
+        whole = stage == "generate" and how.ranks is not None
+        run_stage(run, stage, submit, how.retry_failed, whole)
         artifacts.stage_done(number + 1, len(stages))
     summary: Summary = report(str(run.folder), how.workers)
     artifacts.finished(summary)

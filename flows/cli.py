@@ -89,6 +89,14 @@ Workers = Annotated[
         help="Worker processes; one per processor, or per GPU, when not given.",
     ),
 ]  # fmt: skip
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks", min=1, max=100_000, show_default=False,
+        help="MPI ranks that make the candidates of the generators random and random+press, "
+        "instead of worker processes.",
+    ),
+]  # fmt: skip
 Device = Annotated[
     str,
     typer.Option(
@@ -147,8 +155,8 @@ def run(
         str | None,
         typer.Option(
             "--generator",
-            help="PackFlow model: a name of 'csp models list' or a checkpoint file. "
-            "Default: packflow-open.",
+            help="PackFlow model: a name of 'csp models list' or a checkpoint file. Or a baseline: "
+            "random, random+press, genarris-plain, genarris-press. Default: packflow-open.",
         ),
     ] = None,
     engine: Annotated[
@@ -199,6 +207,7 @@ def run(
         ),
     ] = None,
     workers: Workers = None,
+    ranks: Ranks = None,
     device: Device = "auto",
     timeout: Timeout = None,
     out: Annotated[
@@ -238,7 +247,7 @@ def run(
     }  # fmt: skip
     given = {field: value for field, value in values.items() if value is not None}
     spec = run_commands.spec_from_options(target, given, settings or [])
-    how = How(workers, device, timeout, retry_failed)
+    how = How(workers, device, timeout, retry_failed, ranks=ranks)
     raise typer.Exit(run_commands.run(terminal, spec, out, how))
 
 
@@ -254,6 +263,7 @@ def resume(
         ),
     ] = False,
     workers: Workers = None,
+    ranks: Ranks = None,
     device: Device = "auto",
     timeout: Timeout = None,
     json: Json = False,
@@ -269,7 +279,7 @@ def resume(
     from flows.how import How
 
     _output(json, quiet, verbose)
-    how = How(workers, device, timeout, retry_failed)
+    how = How(workers, device, timeout, retry_failed, ranks=ranks)
     raise typer.Exit(run_commands.resume(terminal, folder, how))
 
 

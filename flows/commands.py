@@ -11,9 +11,9 @@ from typing import Any
 
 from flows.console import Terminal
 from packflow_core.errors import EXIT_OK, EXIT_RUN_FAILED, UserInputError
-from packflow_core.stages.chunk import close_pools
 from packflow_core.stages.finish import read_ranked, summarise, write_results
 from packflow_core.stages.pipeline import verdict
+from packflow_core.stages.pools import close_pools
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.atomic import make_folder, storage_errors
 from packflow_core.store.lock import RunLock

@@ -200,7 +200,7 @@ def interruptible(folder: Path) -> Iterator[None]:
     Raises:
         CommandInterrupted: whatever the flow made of the interruption.
     """
-    from packflow_core.stages.chunk import stop
+    from packflow_core.stages.pools import stop
 
     asked = threading.Event()
 

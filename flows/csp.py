@@ -25,6 +25,7 @@ def csp(
     timeout_s: float | None = None,
     rerank: bool = False,
     device: str = "auto",
+    ranks: int | None = None,
 ) -> Summary | State[Any]:
     """Predict the crystal structures of one molecule.
 
@@ -38,6 +39,8 @@ def csp(
         rerank: only analyse and rank the relaxed candidates of a folder, whose earlier ranking
             may have had other parameters or another reference.
         device: where engines compute that can use a GPU: auto, cpu, cuda, ...
+        ranks: MPI ranks that make the candidates of the baselines random and random+press; worker
+            processes do when not given.
 
     Returns:
         Counts, the best structures and the paths of the result files. The flow run ends as failed
@@ -48,4 +51,4 @@ def csp(
         RunFailedError: the run broke; what was finished is kept.
     """
     folder = Path(out) if out else spec.default_folder()
-    return carry_out(spec, folder, How(workers, device, timeout_s, retry_failed, rerank))
+    return carry_out(spec, folder, How(workers, device, timeout_s, retry_failed, rerank, ranks))

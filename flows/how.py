@@ -15,6 +15,7 @@ class How:
         timeout_s: time limit of a candidate's first relaxation, s; generous when None.
         retry_failed: attempt failures again whose reason may pass.
         rerank: only analyse and rank what is relaxed.
+        ranks: MPI ranks that make random packings; worker processes do when None.
     """
 
     workers: int | None = None
@@ -22,3 +23,4 @@ class How:
     timeout_s: float | None = None
     retry_failed: bool = False
     rerank: bool = False
+    ranks: int | None = None

@@ -26,6 +26,7 @@ def resume(
     workers: int | None = None,
     device: str = "auto",
     timeout_s: float | None = None,
+    ranks: int | None = None,
 ) -> Summary | State[Any]:
     """Continue a run from its folder alone; what is finished is not computed again.
 
@@ -36,6 +37,7 @@ def resume(
         workers: worker processes; one per processor or GPU when not given.
         device: where engines compute that can use a GPU: auto, cpu, cuda, ...
         timeout_s: time limit of a candidate's first relaxation, s; generous when not given.
+        ranks: MPI ranks that make random packings; worker processes do when not given.
 
     Returns:
         As the flow `csp`.
@@ -50,4 +52,4 @@ def resume(
     for reason in requeue or []:
         queue_again(run, reason, missing_ok=True)
     spec = run.spec_to_resume()
-    return carry_out(spec, folder, How(workers, device, timeout_s, retry_failed))
+    return carry_out(spec, folder, How(workers, device, timeout_s, retry_failed, ranks=ranks))

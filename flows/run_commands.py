@@ -22,10 +22,11 @@ from packflow_core.errors import (
     UserInputError,
 )
 from packflow_core.spec import RunSpec, make_spec, read_target, refinements_by_stage
-from packflow_core.stages.chunk import close_pools
 from packflow_core.stages.finish import Summary, read_ranked, summarise
+from packflow_core.stages.generation import check_ranks
 from packflow_core.stages.pipeline import NothingRankedError, verdict
 from packflow_core.stages.plan import check_device
+from packflow_core.stages.pools import close_pools
 from packflow_core.stages.run_store import LOG, RunStore, check_same_run, plan_for
 from packflow_core.store.atomic import make_folder, storage_errors
 from packflow_core.store.lock import RunLock
@@ -92,6 +93,7 @@ def _flow(terminal: Terminal, spec: RunSpec, folder: Path, how: How) -> int:
     plan = plan_for(spec, folder, how.rerank)
     if not how.rerank:
         check_device(spec, how.workers, how.device)
+        check_ranks(spec, how.ranks)
     make_folder(folder)
     with RunLock(folder):
         check_same_run(folder, plan, how.rerank)

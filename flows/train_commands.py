@@ -105,7 +105,7 @@ def evaluate(
         UserInputError: bad model or data.
     """
     from packflow_core.model.checkpoint import load_model
-    from packflow_core.stages.generate import GenerateParams
+    from packflow_core.stages.generate import GenerateParams, schedule_of
     from packflow_core.training.evaluate import evaluate as measure
     from packflow_core.training.folder import open_split
 
@@ -117,7 +117,7 @@ def evaluate(
         sampler = sampler.model_copy(update={"restarts": ()})
     quality = measure(
         loaded.model, open_split(data, split, data), samples=samples,
-        schedule=sampler.schedule, max_molecules=molecules, seed=seed,
+        schedule=schedule_of(sampler), max_molecules=molecules, seed=seed,
     )  # fmt: skip
     facts = {
         "model": loaded.name, "sha256": loaded.sha256, "split": split,

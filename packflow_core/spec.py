@@ -14,9 +14,12 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from packflow_core.baselines.genarris_settings import GenarrisSettings
+from packflow_core.baselines.names import BASELINES, family_of
+from packflow_core.baselines.random_params import RandomParams
 from packflow_core.chem.molecule import Molecule
 from packflow_core.errors import UserInputError
-from packflow_core.stages.generate import GenerateParams
+from packflow_core.stages.generate_params import GenerateParams
 from packflow_core.stages.hydrogenate import HydrogenateParams
 from packflow_core.stages.rank import RankParams
 from packflow_core.stages.relax import RelaxParams
@@ -27,8 +30,6 @@ Z_MIN, Z_MAX = 1, 16
 N_MAX = 1_000_000
 #: Refinements that a run accepts.
 REFINEMENTS_MAX = 8
-#: Generators that a later version brings; a clear sentence beats "file not found".
-RESERVED_GENERATORS = ("random", "genarris-plain", "genarris-press")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _NAME_RULE = "use 1 to 64 letters, digits and . _ + -, beginning with a letter or digit"
@@ -108,12 +109,24 @@ class RunSpec(BaseModel):
     )
     n: int = Field(100, description=f"number of candidates in all, 1 to {N_MAX}")
     seed: int = Field(0, description="campaign seed, 0 to 2^63 - 1")
-    generator: str = Field("packflow-open", description="name or path of a PackFlow checkpoint")
+    generator: str = Field(
+        "packflow-open",
+        description="name or path of a PackFlow checkpoint, or a baseline: " + ", ".join(BASELINES),
+    )
     engine: str = Field("gfnff", description="energy engine of relax_h and relax")
     reference: str | None = Field(
         None, description="path of a CIF of the known crystal, to find it among the candidates"
     )
-    generate: GenerateParams = Field(default_factory=GenerateParams, description="sampler")
+    generate: GenerateParams = Field(
+        default_factory=GenerateParams, description="sampler of PackFlow models"
+    )
+    random: RandomParams = Field(
+        default_factory=RandomParams, description="the baselines random and random+press"
+    )
+    genarris: GenarrisSettings = Field(
+        default_factory=GenarrisSettings,
+        description="the baselines genarris-plain and genarris-press",
+    )
     hydrogenate: HydrogenateParams = Field(
         default_factory=HydrogenateParams, description="repair and hydrogens"
     )
@@ -190,12 +203,9 @@ class RunSpec(BaseModel):
 
     @field_validator("generator")
     @classmethod
-    def _known_generator(cls, value: str) -> str:
-        if value in RESERVED_GENERATORS:
-            raise ValueError(
-                f"the generator {value} is not part of this version yet; use packflow-open or the "
-                "path of a PackFlow checkpoint"
-            )
+    def _generator_given(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("give the name of a generator or the path of a PackFlow checkpoint")
         return value
 
     @field_validator("relax_h", mode="before")
@@ -248,12 +258,28 @@ class RunSpec(BaseModel):
     @property
     def method(self) -> str:
         """How the candidates are generated, as a name that may be part of a path."""
+        if self.generator in BASELINES:
+            return self.generator
         stem = Path(self.generator).name.removesuffix(".pt").removesuffix(".pth")
         return re.sub(r"[^A-Za-z0-9._+-]", "_", stem) or "generator"
 
     def default_folder(self, root: str | Path = "runs") -> Path:
         """Run folder `<root>/<campaign>/<target>/<method>` of this spec."""
         return Path(root) / self.campaign / self.name / self.method
+
+
+#: Field of a spec that holds the settings of a family of generators.
+_GENERATOR_FIELDS = {"packflow": "generate", "random": "random", "genarris": "genarris"}
+
+
+def generator_field(spec: RunSpec) -> str:
+    """Name of the field with the settings of the spec's generator."""
+    return _GENERATOR_FIELDS[family_of(spec.generator)]
+
+
+def unused_fields(spec: RunSpec) -> set[str]:
+    """Fields with the settings of other generators, which say nothing about the run."""
+    return set(_GENERATOR_FIELDS.values()) - {generator_field(spec)}
 
 
 def engine_of(spec: RunSpec, stage: str) -> str:
@@ -333,7 +359,8 @@ def read_target(path: Path) -> dict[str, Any]:
     if isinstance(reference := fields.get("reference"), str):
         fields["reference"] = str(path.parent / Path(reference).expanduser())
     generator = fields.get("generator")
-    if isinstance(generator, str) and (path.parent / generator).is_file():
+    baseline = generator in BASELINES
+    if isinstance(generator, str) and not baseline and (path.parent / generator).is_file():
         fields["generator"] = str(path.parent / generator)
     return fields
 

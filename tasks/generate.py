@@ -15,6 +15,7 @@ def generate_chunk(
     workers: int | None,
     timeout_s: float | None = None,
     device: str = "auto",
+    ranks: int | None = None,
 ) -> ChunkResult:
-    """Sample a chunk of candidates; see `packflow_core.stages.chunk.run_chunk`."""
-    return run_chunk(run_folder, "generate", work, workers, timeout_s, device=device)
+    """Make a chunk of candidates; see `packflow_core.stages.chunk.run_chunk`."""
+    return run_chunk(run_folder, "generate", work, workers, timeout_s, device, ranks)

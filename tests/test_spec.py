@@ -58,7 +58,7 @@ def test_a_spec_cannot_be_changed():
         ({"name": ".."}, ["name = '..'", "letters, digits"]),
         ({"campaign": ""}, ["campaign = ''", "letters, digits"]),
         ({"max_failed": 2}, ["max_failed = 2", "from 0 to 1"]),
-        ({"generator": "random"}, ["generator = 'random'", "not part of this version"]),
+        ({"generator": " "}, ["generator = ' '", "name of a generator"]),
         ({"colour": "red"}, ["'colour' is not a field", "smiles, name, campaign"]),
         ({"relax": {"fmax": "low"}}, ["relax.fmax = 'low'", "number", "eV/Å"]),
         ({"relax": {"fmx": 1}}, ["'relax.fmx' is not a field", "fmax, max_steps"]),

@@ -40,8 +40,8 @@ REQUEST_FILE = "packflow_request.json"
 Distribution = Literal["standard", "uniform", "chiral", "racemic", "csd"]
 
 
-class GenarrisParams(BaseModel):
-    """Settings of Genarris, one run for each Z; names without a prefix are its own.
+class GenarrisSettings(BaseModel):
+    """Settings of Genarris; names without a prefix are its own.
 
     Source: PackFlow, appendix D, listing 1, but for `natural_cutoff_mult` (the listing's 1.0
     loses bonds of RDKit's geometries) and `maxiter` by its name here.
@@ -49,14 +49,15 @@ class GenarrisParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["plain", "rigid_press"] = Field(
-        "plain", description="random placement alone, or the rigid press after it"
+    structures_per_group: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="structures asked for in each space group; empty: max(10, K) for K "
+        "candidates, as in the paper",
     )
-    z_values: tuple[int, ...] = Field(
-        (4,), min_length=1, description="molecules per cell, one run of Genarris for each"
-    )
-    structures_per_group: int = Field(
-        10, ge=1, le=1_000_000, description="structures asked for in each space group"
+    n_conformers: int = Field(
+        1, ge=1, le=1000, description="lowest conformers used, one run of Genarris for each"
     )
     space_groups: Literal["auto"] | Distribution | tuple[int, ...] = Field(
         "auto",
@@ -64,8 +65,9 @@ class GenarrisParams(BaseModel):
         "space group numbers; auto: chiral where the SMILES fixes the hand of the molecule, "
         "else standard, the paper's",
     )
-    seed: int = Field(0, ge=0, description="seed; the structures depend on mpi_ranks, too")
-    mpi_ranks: int = Field(2, ge=1, le=4096, description="processes that mpirun starts")
+    mpi_ranks: int = Field(
+        2, ge=1, le=4096, description="processes that mpirun starts; the structures depend on it"
+    )
     timeout_s: float = Field(
         3600.0, gt=0, description="time limit of one run; what it made by then is salvaged, s"
     )
@@ -97,19 +99,34 @@ class GenarrisParams(BaseModel):
     press_tol: float = Field(0.01, gt=0, description="convergence of the press")
     press_maxiter: int = Field(100, ge=1, description="steps of the press")
 
-    @field_validator("z_values")
-    @classmethod
-    def _z(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(z < 1 for z in value) or len(set(value)) < len(value):
-            raise ValueError("z_values takes different positive numbers")
-        return value
-
     @field_validator("space_groups")
     @classmethod
     def _groups(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
         if isinstance(value, tuple) and (not value or any(not 1 <= g <= 230 for g in value)):
             raise ValueError("space_groups takes numbers from 1 to 230, or a distribution")
         return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+
+
+class GenarrisParams(GenarrisSettings):
+    """Everything that runs of Genarris take, one run for each Z."""
+
+    method: Literal["plain", "rigid_press"] = Field(
+        "plain", description="random placement alone, or the rigid press after it"
+    )
+    z_values: tuple[int, ...] = Field(
+        (4,), min_length=1, description="molecules per cell, one run of Genarris for each"
+    )
+    structures_per_group: int = Field(
+        10, ge=1, le=1_000_000, description="structures asked for in each space group"
+    )
+    seed: int = Field(0, ge=0, description="seed; the structures depend on mpi_ranks, too")
+
+    @field_validator("z_values")
+    @classmethod
+    def _z(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(z < 1 for z in value) or len(set(value)) < len(value):
+            raise ValueError("z_values takes different positive numbers")
+        return value
 
     @property
     def tasks(self) -> tuple[str, ...]:

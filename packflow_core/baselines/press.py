@@ -26,12 +26,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from packflow_core.baselines.packing import Packing, quaternion_turns
 from packflow_core.baselines.packing_pairs import Shape, smallest_growth, vdw_sums
 from packflow_core.baselines.press_lists import Member
 from packflow_core.baselines.press_minimise import Minimum, Stage, minimise
+from packflow_core.baselines.press_params import PressParams
 from packflow_core.baselines.random_packing import PackParams, expected_volume, pack
 from packflow_core.crystal.contacts import min_contact_ratio
 from packflow_core.crystal.crystal import Crystal
@@ -59,47 +59,6 @@ _DONOR_REACH = 1.25
 
 #: Candidates that are computed together; more save little more time.
 BATCH_SIZE = 128
-
-
-class PressParams(BaseModel):
-    """Settings of the press."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    wanted_contact: float | None = Field(
-        None,
-        gt=0.3,
-        le=1.2,
-        description="hard-sphere diameter over the van der Waals sum; none: so that packings of "
-        "the molecule have the volume expected of its crystals",
-    )
-    wanted_hydrogen_bond: float = Field(
-        0.86,
-        gt=0.3,
-        le=1.2,
-        description="the largest it is between a hydrogen of N or O and another N or O",
-    )
-    min_contact: float = Field(
-        0.85, gt=0, le=1.2, description="smallest contact in the result, over that sum"
-    )
-    pressures: tuple[float, ...] = Field(
-        (0.05, 0.01, 0.002, 0.0005), min_length=1, description="pressures, one after the other, 1/Å"
-    )
-    max_steps: int = Field(150, ge=1, le=10_000, description="steps at each pressure at most")
-    tolerance: float = Field(
-        0.02,
-        gt=0,
-        description="largest gradient at the end of a pressure, over pressure times the face of "
-        "a molecule",
-    )
-    max_growth: float = Field(
-        1.1, ge=1, le=2, description="linear growth at most that may take away the last overlaps"
-    )
-
-    @property
-    def stages(self) -> list[Stage]:
-        """The minimisations."""
-        return [Stage(p, self.max_steps, self.tolerance) for p in self.pressures]
 
 
 @dataclass(frozen=True)
@@ -144,9 +103,14 @@ def press(
         for p in packings
     ]
     out: dict[int, Pressed] = {}
-    for minimum in minimise(members, params.stages, batch_size):
+    for minimum in minimise(members, _stages(params), batch_size):
         out[minimum.key] = _finished(members[minimum.key], minimum, params)
     return [out[key] for key in range(len(packings))]
+
+
+def _stages(params: PressParams) -> list[Stage]:
+    """The minimisations, one for each pressure."""
+    return [Stage(p, params.max_steps, params.tolerance) for p in params.pressures]
 
 
 def wanted_distances(numbers: IntArray, offsets: FloatArray, params: PressParams) -> FloatArray:

@@ -10,16 +10,18 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from packflow_core.baselines.molecular_symmetry import MolecularSymmetry, symmetries
-from packflow_core.baselines.press import Pressed, PressParams, calibrated, press
-from packflow_core.baselines.random_packing import Packed, PackParams, pack
+from packflow_core.baselines.names import RANDOM_PRESS
+from packflow_core.baselines.press import Pressed, calibrated, press
+from packflow_core.baselines.press_params import PressParams
+from packflow_core.baselines.random_packing import Packed, pack
+from packflow_core.baselines.random_params import RANDOM_VERSION, RandomParams
 from packflow_core.chem.conformers import conformer_pool
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.contacts import bond_errors, bond_statistics
 from packflow_core.crystal.crystal import Crystal
-from packflow_core.stages.generate import z_of_index
+from packflow_core.stages.generate_params import z_of_index
 from packflow_core.store.rows import Row, crystal_columns
 from packflow_core.store.schema import Reason, Status
 
@@ -27,32 +29,8 @@ log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
-#: Version of the programs; part of the rows, raised where the same settings give other crystals.
-VERSION = "1"
-
 #: Second part of the seed for the choice of a conformer.
 _STREAM = 0xC04F
-
-
-class RandomParams(BaseModel):
-    """Settings of the baselines `random` and `random+press`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    pack: PackParams = Field(PackParams(), description="random packing")
-    press: PressParams | None = Field(
-        PressParams(), description="press of the packings; none: random packing alone"
-    )
-    n_conformers: int = Field(20, ge=1, le=1000, description="conformers embedded")
-    conformer_seed: int = Field(0, ge=0, description="seed of the conformer embedding")
-    energy_window_kcal: float = Field(
-        5.0, ge=0, description="conformers up to this far above the lowest take part, kcal/mol"
-    )
-
-    @property
-    def method(self) -> str:
-        """Name of the baseline."""
-        return "random" if self.press is None else "random+press"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +51,7 @@ def random_rows(
     seed: int,
     target: str,
     params: RandomParams,
+    method: str = RANDOM_PRESS,
 ) -> list[Row]:
     """Rows of the candidates with the given indices, in their order, hydrogens included.
 
@@ -86,12 +65,13 @@ def random_rows(
         seed: campaign seed.
         target: first part of the candidate ids.
         params: settings.
+        method: "random", or "random+press".
 
     Raises:
         UserInputError: bad SMILES, or no space group for a Z under these settings.
         ConformerError: no conformer could be embedded.
     """
-    prepared = _prepared(smiles, params)
+    prepared = _prepared(smiles, params, method == RANDOM_PRESS)
     rows: dict[int, Row] = {}
     packed: list[tuple[int, Packed]] = []
     for index in indices:
@@ -113,10 +93,10 @@ def random_rows(
             "candidate_id": f"{target}-z{z}-{index:06d}",
             "index": index,
             "target": target,
-            "method": params.method,
+            "method": method,
             "seed": seed,
             "z": z,
-            "engine": f"{params.method} {VERSION}",
+            "engine": f"{method} {RANDOM_VERSION}",
             "device": "cpu",
             "wall_s": time.monotonic() - started,
             "space_group_drawn": found.choice.number,
@@ -140,7 +120,7 @@ def random_rows(
 
 
 @lru_cache(maxsize=8)
-def _prepared(smiles: str, params: RandomParams) -> _Prepared:
+def _prepared(smiles: str, params: RandomParams, pressed: bool) -> _Prepared:
     """Conformers, their symmetry, and the press made fit for the molecule; once per process."""
     molecule = Molecule.from_smiles(smiles)
     pool = conformer_pool(molecule, params.n_conformers, params.conformer_seed)
@@ -150,7 +130,7 @@ def _prepared(smiles: str, params: RandomParams) -> _Prepared:
     symmetry = tuple(
         symmetries(molecule, x) if params.pack.special_positions else [] for x in conformers
     )
-    fit = params.press
+    fit = params.press if pressed else None
     if fit is not None:
         fit = calibrated(molecule.numbers_h, conformers[0], fit)
         log.debug("%s: hard-sphere diameter %s of the vdW sum", smiles, fit.wanted_contact)

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from packflow_core.devices import make_seats
 from packflow_core.errors import RunFailedError
-from packflow_core.stages.chunk import pool
 from packflow_core.stages.functions import run_rank
+from packflow_core.stages.pools import pool
 from packflow_core.stages.run_store import LOG, RunStore
 from packflow_core.store.atomic import atomic_path, storage_errors
 from packflow_core.store.journal import rows_to_batch

@@ -6,11 +6,9 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.contacts import bond_errors, bond_statistics
@@ -19,44 +17,27 @@ from packflow_core.crystal.lattice import heights, is_valid_parameters, paramete
 from packflow_core.errors import UserInputError
 from packflow_core.model.checkpoint import LoadedModel, load_model
 from packflow_core.model.sampler import Sample, Sampler, Schedule
+from packflow_core.stages.generate_params import GenerateParams, z_of_index
 from packflow_core.store.rows import Row, crystal_columns
 from packflow_core.store.schema import Reason, Status
+
+__all__ = [
+    "GenerateParams",
+    "generate",
+    "generator_identity",
+    "resolve_device",
+    "schedule_of",
+    "z_of_index",
+]
 
 log = logging.getLogger(__name__)
 
 
-class GenerateParams(BaseModel):
-    """Settings of the sampler."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(30, ge=1, le=10_000, description="ODE steps")
-    solver: Literal["euler", "heun"] = Field("euler", description="ODE solver")
-    power: float = Field(
-        1.5, ge=1, le=4, description="time grid (1 - i/steps)^power; above 1: finer near the data"
+def schedule_of(params: GenerateParams) -> Schedule:
+    """The part of the settings that the sampler needs."""
+    return Schedule(
+        params.steps, params.solver, params.power, params.restarts, params.restart_steps
     )
-    restarts: tuple[float, ...] = Field(
-        (0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
-        description="times from which a sample is drawn again, its molecules mended before; "
-        "empty: none; open models only",
-    )
-    restart_steps: int = Field(10, ge=1, le=1000, description="ODE steps of each restart")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
-    min_height_A: float = Field(
-        2.5, gt=0, description="smallest height of a cell between opposite faces, Å"
-    )
-
-    @field_validator("restarts")
-    @classmethod
-    def _times(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 < t <= 1 for t in value):
-            raise ValueError("restarts takes times above 0 and up to 1")
-        return value
-
-    @property
-    def schedule(self) -> Schedule:
-        """The part that the sampler needs."""
-        return Schedule(self.steps, self.solver, self.power, self.restarts, self.restart_steps)
 
 
 def resolve_device(wanted: str) -> str:
@@ -88,16 +69,6 @@ def generator_identity(name: str) -> dict[str, str]:
     """
     loaded = _load(name)
     return {"name": loaded.name, "preset": loaded.preset, "sha256": loaded.sha256}
-
-
-def z_of_index(index: int, z_values: Sequence[int]) -> tuple[int, int]:
-    """Z of candidate number `index`, and its number among the candidates of that Z.
-
-    The Z values take turns, so that every share is even and a candidate keeps its crystal when
-    more are asked for.
-    """
-    number, which = divmod(index, len(z_values))
-    return z_values[which], number
 
 
 def generate(
@@ -134,7 +105,7 @@ def generate(
     rows: dict[int, Row] = {}
     for z, members in by_z.items():
         started = time.monotonic()
-        samples = sampler.sample(z, [number for _, number in members], seed, params.schedule)
+        samples = sampler.sample(z, [number for _, number in members], seed, schedule_of(params))
         seconds = (time.monotonic() - started) / len(members)
         for (index, _), sample in zip(members, samples, strict=True):
             row = _row(sample, molecule, z, params)

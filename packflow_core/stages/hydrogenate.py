@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from packflow_core.baselines.names import BASELINES
 from packflow_core.crystal.contacts import bond_errors, bond_statistics, min_contact_ratio
 from packflow_core.crystal.crystal import Crystal
 from packflow_core.crystal.lattice import heights
@@ -128,6 +129,9 @@ def _hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row
     crystal, refusal = _check(row, molecule, params)
     if crystal is None:
         return refusal
+    if row.get("method") in BASELINES:
+        return _given(row, crystal, molecule)
+    crystal = crystal.heavy_only()
     z = crystal.z
     heavy = crystal.positions.reshape(z, -1, 3)
     pool = _pool_or_none(molecule, params) if params.repair else None
@@ -187,6 +191,24 @@ def _hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row
     return _separate(row, drawn, params, columns, notes)
 
 
+def _given(row: Row, crystal: Crystal, molecule: Molecule) -> Row:
+    """Row of a crystal whose generator packed whole molecules: nothing is mended or added."""
+    if len(crystal) != crystal.z * molecule.n_atoms:
+        detail = f"the generator {row.get('method')} left out hydrogens"
+        return next_row(row, status=Status.FAILED, reason=Reason.HYDROGENS, detail=detail)
+    sound, worst = bond_statistics(bond_errors(crystal, molecule.bonds))
+    ratio = min_contact_ratio(crystal).ratio
+    return next_row(
+        row,
+        status=Status.OK,
+        detail=f"passed through: {row.get('method')} packs molecules with their hydrogens",
+        crystal=crystal,
+        bonds_ok=sound,
+        max_bond_error_A=worst,
+        min_contact=ratio if np.isfinite(ratio) else None,
+    )
+
+
 def _separate(
     row: Row, crystal: Crystal, params: HydrogenateParams, columns: Row, notes: list[str]
 ) -> Row:
@@ -231,7 +253,7 @@ def _separate(
 
 
 def _check(row: Row, molecule: Molecule, params: HydrogenateParams) -> tuple[Crystal | None, Row]:
-    """The heavy-atom crystal of a row, or None and the row that says what is wrong with it."""
+    """The crystal of a row as it is, or None and the row that says what is wrong with it."""
     try:
         crystal = crystal_of(row)
     except (ValueError, TypeError, KeyError) as error:
@@ -254,7 +276,7 @@ def _check(row: Row, molecule: Molecule, params: HydrogenateParams) -> tuple[Cry
         return None, _rejected(row, Reason.DENSITY, detail, {})
     if per_atom > params.max_volume_per_atom_A3:
         return None, _rejected(row, Reason.DENSITY, _too_large(per_atom, params), {})
-    return crystal.heavy_only(), {}
+    return crystal, {}
 
 
 def _no_crystal(row: Row, message: str) -> Row:

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from packflow_core import progress
+from packflow_core.baselines.names import family_of
 from packflow_core.errors import PackflowError, RunFailedError, TooManyFailuresError
 from packflow_core.stages.chunk import ChunkResult, run_chunk
+from packflow_core.stages.generators import block_size
 from packflow_core.stages.plan import device_of
 from packflow_core.stages.registry import MAX_TASKS, batched, chunks, work_of
 from packflow_core.stages.run_store import RunStore
@@ -31,7 +33,13 @@ class NothingRankedError(RunFailedError):
     """The run is done, and not one candidate reached the ranking."""
 
 
-def run_stage(run: RunStore, stage: str, run_chunks: RunChunks, retry_failed: bool = False) -> None:
+def run_stage(
+    run: RunStore,
+    stage: str,
+    run_chunks: RunChunks,
+    retry_failed: bool = False,
+    whole: bool = False,
+) -> None:
     """Attempt what is pending in one stage until nothing is.
 
     A candidate that failed for a reason that may pass comes again, with the next attempt number,
@@ -42,13 +50,14 @@ def run_stage(run: RunStore, stage: str, run_chunks: RunChunks, retry_failed: bo
         stage: its name.
         run_chunks: called with the stage and its chunks, if there are any.
         retry_failed: attempt retryable failures of earlier calls once more, too.
+        whole: all work in one chunk, for what starts a program of its own.
 
     Raises:
         RunFailedError: chunks ended without recording what they were given.
     """
     reject_outside_window(run, stage)
     work = run.pending(stage, retry_failed)
-    _attempt(run, stage, work, run_chunks)
+    _attempt(run, stage, work, run_chunks, whole)
     while again := run.pending(stage):
         if forgotten := set(again) & set(work):
             raise RunFailedError(
@@ -57,13 +66,15 @@ def run_stage(run: RunStore, stage: str, run_chunks: RunChunks, retry_failed: bo
             )
         logger.info("stage %s: another attempt at %d candidates", stage, len(again))
         work = again
-        _attempt(run, stage, work, run_chunks)
+        _attempt(run, stage, work, run_chunks, whole)
     if sentence := too_many_failed(run.stage_ledger(stage), run.plan.spec.max_failed):
         logger.warning("%s", sentence)
         progress.current().warn(f"{sentence}; the run goes on with the others.")
 
 
-def _attempt(run: RunStore, stage: str, work: list[tuple[int, int]], run_chunks: RunChunks) -> None:
+def _attempt(
+    run: RunStore, stage: str, work: list[tuple[int, int]], run_chunks: RunChunks, whole: bool
+) -> None:
     """Run the chunks of some work and tell the progress."""
     sink = progress.current()
     again = {index for index, _ in work}
@@ -73,7 +84,9 @@ def _attempt(run: RunStore, stage: str, work: list[tuple[int, int]], run_chunks:
     at_most = MAX_TASKS // len(run.plan.stage_names)
     try:
         if work:
-            cut = chunks(stage, work, run.plan.spec.z, at_most, batched(run.plan.spec, stage))
+            spec = run.plan.spec
+            whole |= stage == "generate" and family_of(spec.generator) == "genarris"
+            cut = chunks(stage, work, block_size(spec), at_most, batched(spec, stage), whole)
             for result in run_chunks(stage, cut):
                 logger.info(
                     "stage %s: chunk done in %.1f s: %s", stage, result.wall_s, result.counts
@@ -88,16 +101,18 @@ def run_stages(
     retry_failed: bool = False,
     device: str = "auto",
     timeout_s: float | None = None,
+    ranks: int | None = None,
 ) -> None:
     """All stages, one chunk after the other, in this process and its workers."""
 
     def one_by_one(stage: str, cut: list[list[tuple[int, int]]]) -> list[ChunkResult]:
         where = device_of(run.plan.spec, stage, device)
         limit = timeout_s if work_of(stage).grouped else None
-        return [run_chunk(run.folder, stage, work, workers, limit, where) for work in cut]
+        return [run_chunk(run.folder, stage, work, workers, limit, where, ranks) for work in cut]
 
     for stage in run.plan.stage_names:
-        run_stage(run, stage, one_by_one, retry_failed)
+        whole = stage == "generate" and ranks is not None
+        run_stage(run, stage, one_by_one, retry_failed, whole)
 
 
 def too_many_failed(ledger: StageLedger, allowed: float) -> str | None:

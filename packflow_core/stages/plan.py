@@ -17,9 +17,17 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
+from packflow_core.baselines.names import family_of
 from packflow_core.chem.molecule import Molecule
 from packflow_core.errors import PackflowError, RunFailedError, UserInputError
-from packflow_core.spec import RunSpec, engine_of, make_spec, relax_params_of
+from packflow_core.spec import (
+    RunSpec,
+    engine_of,
+    generator_field,
+    make_spec,
+    relax_params_of,
+    unused_fields,
+)
 from packflow_core.store.schema import SCHEMA_VERSION, STAGES, Status, stage_kind
 
 #: What a stage accepts from the one before. The H-only relaxation is cut off by design, so its
@@ -147,7 +155,9 @@ class RunPlan:
         `n` may grow and `max_failed` change between two calls on one folder; files count by
         content, not by path.
         """
-        values = self.spec.model_dump(mode="json", exclude={"n", "max_failed", "refine"})
+        values = self.spec.model_dump(
+            mode="json", exclude={"n", "max_failed", "refine"} | unused_fields(self.spec)
+        )
         values["refine"] = {
             name: step.model_dump(mode="json") for name, step in self.spec.refinements.items()
         }
@@ -184,11 +194,12 @@ def make_plan(
     if spec.reference is not None:
         reference_sha256 = check_reference_file(Path(spec.reference), spec.smiles)
         absolute["reference"] = str(Path(spec.reference).resolve())
-    if Path(spec.generator).expanduser().is_file():
+    packflow = family_of(spec.generator) == "packflow"
+    if packflow and Path(spec.generator).expanduser().is_file():
         absolute["generator"] = str(Path(spec.generator).expanduser().resolve())
     spec = spec.model_copy(update=absolute)
     identities = {
-        "generate": f"{spec.method} sha256:{found['sha256']}",
+        "generate": _generator_identity(spec, found),
         "hydrogenate": _versions("rdkit"),
         "rank": _versions("spglib", "oxtalign"),
         **identities,
@@ -234,7 +245,7 @@ def params_of(spec: RunSpec, stage: str) -> BaseModel:
     """Parameters of a stage."""
     if stage_kind(stage) in ("relax_h", "relax"):
         return relax_params_of(spec, stage)
-    params: BaseModel = getattr(spec, stage)
+    params: BaseModel = getattr(spec, generator_field(spec) if stage == "generate" else stage)
     return params
 
 
@@ -282,6 +293,10 @@ def _engines(spec: RunSpec, recorded: Mapping[str, str]) -> dict[str, str]:
 
 
 def _generator(name: str) -> dict[str, str]:
+    family = family_of(name)
+    if family != "packflow":
+        version = _baseline_version(family)
+        return {"name": name, "version": version, "sha256": digest(f"{name} {version}")}
     from packflow_core.stages.generate import generator_identity
 
     try:
@@ -293,6 +308,27 @@ def _generator(name: str) -> dict[str, str]:
             f"The generator {name} cannot be loaded ({type(error).__name__}: {error}); it is "
             "corrupt or no PackFlow checkpoint."
         ) from error
+
+
+def _generator_identity(spec: RunSpec, found: Mapping[str, str]) -> str:
+    if "version" in found:
+        return f"{spec.method} ({found['version']})"
+    return f"{spec.method} sha256:{found['sha256']}"
+
+
+def _baseline_version(family: str) -> str:
+    """Version of a baseline's program.
+
+    Raises:
+        UserInputError: it is not installed.
+    """
+    if family == "random":
+        from packflow_core.baselines.random_params import RANDOM_VERSION
+
+        return f"random {RANDOM_VERSION}"
+    from packflow_core.baselines.genarris_program import require_genarris
+
+    return require_genarris().identity
 
 
 def check_reference_file(path: Path, smiles: str) -> str:

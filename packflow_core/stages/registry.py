@@ -21,10 +21,6 @@ MAX_CHUNKS = MAX_TASKS // len(STAGES)
 #: Candidates of a chunk that an engine relaxes in batches.
 _BATCHED_CHUNK = 1000
 
-#: Candidates of one Z that the sampler integrates together; work that ends elsewhere is right
-#: too, but integrates a block twice.
-_SAMPLER_BLOCK = 16
-
 
 @dataclass(frozen=True)
 class StageWork:
@@ -48,7 +44,7 @@ class StageWork:
 #: Stages by kind (`stage_kind`). Chunks are sized by cost: a hydrogenation takes tens of
 #: milliseconds, a relaxation 1 to 60 s.
 WORK: dict[str, StageWork] = {
-    "generate": StageWork(None, 256, 0.0),
+    "generate": StageWork(None, 256, 0.0),  # see `generation`
     "hydrogenate": StageWork(run_hydrogenate, 250, 300.0),
     "relax_h": StageWork(run_relax, 100, 600.0, grouped=True),
     "relax": StageWork(run_relax, 50, 3600.0, grouped=True),
@@ -86,35 +82,34 @@ def batched(spec: RunSpec, stage: str) -> bool:
     return work_of(stage).grouped and engine_traits(engine_of(spec, stage)).batched
 
 
-def block_size(z_values: Sequence[int]) -> int:
-    """Consecutive candidates that are sampled, and written, together."""
-    return _SAMPLER_BLOCK * len(z_values)
-
-
 def chunks(
     stage: str,
     work: Sequence[tuple[int, int]],
-    z_values: Sequence[int],
+    block: int = 1,
     at_most: int = MAX_CHUNKS,
     batched: bool = False,
+    whole: bool = False,
 ) -> list[list[tuple[int, int]]]:
     """Cut the pending work of a stage, pairs (index, attempt) by index, into chunks.
 
     Chunks of the generator end at block boundaries. Where a chunk ends never changes a result.
+    One that is started as a program of its own, Genarris or ranks of MPI, gets all in one chunk.
 
     Args:
         stage: its name.
         work: what is pending.
-        z_values: molecules per cell that the run samples.
+        block: candidates that the generator makes together.
         at_most: about so many chunks.
         batched: whether the stage's engine takes many candidates in one call: then chunks are
             large, because batches are full until the last candidates of a chunk.
+        whole: everything in one chunk.
     """
+    if whole:
+        return [list(work)] if work else []
     least = _BATCHED_CHUNK if batched and work_of(stage).grouped else work_of(stage).chunk
     size = max(least, math.ceil(len(work) / at_most))
     if stage != "generate":
         return [list(work[i : i + size]) for i in range(0, len(work), size)]
-    block = block_size(z_values)
     span = math.ceil(size / block) * block
     cut: dict[int, list[tuple[int, int]]] = {}
     for item in work:

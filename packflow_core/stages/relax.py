@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packflow_core.baselines.names import BASELINES
 from packflow_core.relax.protocol import RelaxParams
 from packflow_core.store.rows import Row, crystal_of, next_row
 from packflow_core.store.schema import Reason, Status
@@ -81,6 +82,9 @@ def relax_many(
     keeper = _StateKeeper(Path(states)) if states is not None else None
     jobs: list[Job[int]] = []
     for index, (row, packed) in members:
+        if params.protocol == "h_only" and row.get("method") in BASELINES:
+            yield index, _passed_through(row)
+            continue
         try:
             jobs.append(Job(index, _start(row, molecule), _earlier(packed)))
         except ValueError as error:
@@ -160,6 +164,16 @@ class _StateKeeper:
             self._refused = True
         self._changed = False
         self._written = time.monotonic()
+
+
+def _passed_through(row: Row) -> Row:
+    """Row of the hydrogens' relaxation for a crystal whose hydrogens were not added by us."""
+    return next_row(
+        row,
+        status=Status.OK,
+        detail=f"passed through: {row.get('method')} packs molecules with their hydrogens",
+        n_steps=0,
+    )
 
 
 def _start(row: Row, molecule: Molecule) -> Crystal:

@@ -16,7 +16,7 @@ from packflow_core.store.schema import COMMON, Reason, Status
 Row = dict[str, Any]
 
 #: Columns that a row hands on to the next stage; everything else belongs to the attempt.
-CARRIED = ("candidate_id", "index", "campaign", "target", "method", "z", "seed")
+CARRIED = ("candidate_id", "index", "campaign", "target", "method", "z", "seed", "conformer")
 
 #: Columns that may differ between two runs of the same candidate with the same result.
 VOLATILE = frozenset({"attempt", "wall_s", "host", "device"})

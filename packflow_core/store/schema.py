@@ -107,6 +107,7 @@ COMMON: tuple[pa.Field, ...] = (
     _field("volume_A3", _F, "cell volume", "Å3"),
     _field("engine", _S, "energy engine or generator and its version"),
     _field("seed", _I, "campaign seed"),
+    _field("conformer", _I, "conformer that a baseline packed, by its place in the pool"),
 )
 
 _BOND_FIELDS = (
@@ -131,7 +132,7 @@ STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
     "generate": (
         *_BOND_FIELDS,
         _field("space_group_drawn", _I, "space group that a baseline packed the molecules in"),
-        _field("conformer", _I, "conformer that a baseline packed, by its place in the pool"),
+        _field("source_id", _S, "name that the program behind a baseline gave the structure"),
     ),
     "hydrogenate": (
         *_BOND_FIELDS,

@@ -7,11 +7,11 @@ from packing_molecules import ASPIRIN, SMALL, shape
 from packflow_core.analysis.symmetry import find_symmetry
 from packflow_core.baselines.packing import Packing
 from packflow_core.baselines.press import (
-    PressParams,
     calibrated,
     press,
     wanted_distances,
 )
+from packflow_core.baselines.press_params import PressParams
 from packflow_core.baselines.random_packing import PackParams, expected_volume, pack
 from packflow_core.baselines.space_groups import space_group
 from packflow_core.crystal.contacts import intermolecular_pairs, min_contact_ratio

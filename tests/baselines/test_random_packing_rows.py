@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from packing_molecules import ASPIRIN, SMALL
 
-from packflow_core.baselines.press import PressParams
+from packflow_core.baselines.press_params import PressParams
 from packflow_core.baselines.random_packing import PackParams
-from packflow_core.baselines.random_rows import RandomParams, random_rows
+from packflow_core.baselines.random_params import RandomParams
+from packflow_core.baselines.random_rows import random_rows
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.contacts import min_contact_ratio
 from packflow_core.errors import UserInputError
@@ -15,9 +16,9 @@ from packflow_core.store.schema import stage_schema
 QUICK = RandomParams(press=PressParams(wanted_contact=0.95), n_conformers=4)
 
 
-def rows(indices, smiles=SMALL, params=QUICK, z_values=(2, 4), seed=1):
+def rows(indices, smiles=SMALL, params=QUICK, z_values=(2, 4), seed=1, **kwargs):
     return random_rows(
-        indices, smiles=smiles, z_values=z_values, seed=seed, target="t", params=params
+        indices, smiles=smiles, z_values=z_values, seed=seed, target="t", params=params, **kwargs
     )
 
 
@@ -49,8 +50,7 @@ def test_rows_do_not_depend_on_what_is_asked_for_with_them():
 
 
 def test_random_packing_alone_is_loose():
-    plain = QUICK.model_copy(update={"press": None})
-    found = rows(range(4), params=plain)
+    found = rows(range(4), method="random")
     assert {row["method"] for row in found} == {"random"}
     assert all(row["status"] == "ok" for row in found)
     pressed = rows(range(4))
@@ -60,7 +60,7 @@ def test_random_packing_alone_is_loose():
 
 
 def test_conformers_take_turns_at_random():
-    params = RandomParams(press=None, n_conformers=10)
+    params = RandomParams(n_conformers=10)
     found = rows(range(24), smiles=ASPIRIN, params=params)
     used = {row["conformer"] for row in found}
     assert len(used) > 1

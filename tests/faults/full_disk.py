@@ -15,7 +15,7 @@ if __name__ == "__main__":
     import formaldehyde
     from test_faults import run_all
 
-    from packflow_core.stages import chunk, generate
+    from packflow_core.stages import generate, pools
     from packflow_core.store.atomic import StorageFullError
 
     generate.generate = formaldehyde.generate
@@ -36,4 +36,4 @@ if __name__ == "__main__":
     )
     for row in run.stage("relax").rows():
         print("row", row["index"], row["attempt"], repr(row["energy_eV"]))
-    chunk.close_pools()
+    pools.close_pools()

@@ -16,8 +16,8 @@ from waiting import wait_for
 
 from packflow_core.engines import trust
 from packflow_core.spec import make_spec
-from packflow_core.stages import chunk as chunk_module
 from packflow_core.stages import generate as generate_module
+from packflow_core.stages import pools
 from packflow_core.stages.pipeline import run_stages
 from packflow_core.stages.run_store import OpenRun, RunStore, plan_for
 from packflow_core.stages.states import NAME
@@ -33,7 +33,7 @@ def formaldehydes(monkeypatch):
     monkeypatch.setattr(generate_module, "generator_identity", formaldehyde.generator_identity)
     monkeypatch.setenv("PACKFLOW_ALLOW_ENGINES", "faulty:*")
     yield
-    chunk_module.close_pools()
+    pools.close_pools()
 
 
 def engine(**arguments):
@@ -74,7 +74,7 @@ def sound(tmp_path_factory):
     patch.setattr(generate_module, "generator_identity", formaldehyde.generator_identity)
     patch.setenv("PACKFLOW_ALLOW_ENGINES", "faulty:*")
     run = run_all(tmp_path_factory.mktemp("sound") / "run")
-    chunk_module.close_pools()
+    pools.close_pools()
     patch.undo()
     assert set(statuses(run).values()) == {("ok", "", 1)}
     return {row["index"]: row for row in run.stage("relax").rows()}

@@ -9,8 +9,12 @@ from packflow_core import progress
 from packflow_core.errors import RunFailedError, TooManyFailuresError, UserInputError
 from packflow_core.spec import make_spec
 from packflow_core.stages import chunk as module
+from packflow_core.stages import generation
 from packflow_core.stages.chunk import run_chunk
+from packflow_core.stages.generators import block_size
 from packflow_core.stages.pipeline import run_stages, verdict
+from packflow_core.stages.pools import StoppedError
+from packflow_core.stages.recording import device_name
 from packflow_core.stages.registry import MAX_CHUNKS, chunks
 from packflow_core.stages.run_store import OpenRun, RunStore, plan_for
 from packflow_core.store.rows import next_row, same_result
@@ -159,11 +163,10 @@ def test_generation_is_written_in_whole_blocks_and_never_repeated(
 ):
     pool()
     with open_run(n=70, z=[1, 2]) as run:
-        assert [len(c) for c in chunks("generate", run.pending("generate"), run.plan.spec.z)] == [
-            70
-        ]
-        monkeypatch.setattr(module, "_go_on", iter_then_stop(2))
-        with pytest.raises(module.StoppedError):
+        block = block_size(run.plan.spec)
+        assert [len(c) for c in chunks("generate", run.pending("generate"), block)] == [70]
+        monkeypatch.setattr(generation, "go_on", iter_then_stop(2))
+        with pytest.raises(StoppedError):
             run_chunk(run.folder, "generate", run.pending("generate"), 1)
     assert stub_generator == [list(range(32)), list(range(32, 64))]
     monkeypatch.undo()
@@ -174,7 +177,7 @@ def iter_then_stop(times):
 
     def go_on():
         if next(left, None) is None:
-            raise module.StoppedError("stop")
+            raise StoppedError("stop")
 
     return go_on
 
@@ -285,12 +288,10 @@ def test_chunks_are_few_whatever_the_size_of_the_run():
     for n in (1, 100, 10_000, 100_000):
         work = [(i, 1) for i in range(n)]
         for stage in STAGES:
-            cut = chunks(stage, work, (2, 4))
+            cut = chunks(stage, work, 32)
             assert len(cut) <= MAX_CHUNKS + 1
             assert [item for part in cut for item in part] == work
-    assert [p[0][0] % 32 for p in chunks("generate", [(i, 1) for i in range(1000)], (2, 4))] == [
-        0
-    ] * 4
+    assert [p[0][0] % 32 for p in chunks("generate", [(i, 1) for i in range(1000)], 32)] == [0] * 4
 
 
 def test_run_json_tells_how_to_repeat_the_run(open_run, pool, tmp_path):
@@ -384,4 +385,4 @@ def test_progress_counts_what_is_recorded(open_run, pool):
     ],
 )
 def test_the_device_of_a_row_is_the_seat_of_its_worker(said, seat, device):
-    assert module._device(said, seat) == device
+    assert device_name(said, seat) == device

@@ -294,6 +294,20 @@ def test_hydrogens_of_a_generator_are_placed_anew():
     assert same_result(once, twice)
 
 
+@pytest.mark.parametrize("method", ["random+press", "genarris-plain"])
+def test_crystals_of_baselines_pass_through_with_their_hydrogens(method):
+    crystal = crystal_of(hydrogenate(row_of(shaken(loose_crystal(), 0.1)), ASPIRIN, DEFAULT))
+    given = {**row_of(crystal), "method": method, "conformer": 3}
+    row = hydrogenate(given, ASPIRIN, DEFAULT)
+    assert (row["status"], row["conformer"]) == ("ok", 3)
+    assert "passed through" in row["detail"]
+    assert method in row["detail"]
+    assert crystal_of(row).positions.tolist() == crystal.positions.tolist()
+    assert row["min_contact"] == pytest.approx(min_contact_ratio(crystal).ratio)
+    bald = hydrogenate({**row_of(crystal.heavy_only()), "method": method}, ASPIRIN, DEFAULT)
+    assert (bald["status"], bald["reason"]) == ("failed", "hydrogens")
+
+
 def test_same_input_same_row():
     drawn = row_of(shaken(loose_crystal(), 0.6))
     first = hydrogenate(drawn, ASPIRIN, DEFAULT)

@@ -1,0 +1,47 @@
+"""Settings of the PackFlow sampler, and who gets which Z; needs no torch, as a spec does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class GenerateParams(BaseModel):
+    """Settings of the sampler."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(30, ge=1, le=10_000, description="ODE steps")
+    solver: Literal["euler", "heun"] = Field("euler", description="ODE solver")
+    power: float = Field(
+        1.5, ge=1, le=4, description="time grid (1 - i/steps)^power; above 1: finer near the data"
+    )
+    restarts: tuple[float, ...] = Field(
+        (0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
+        description="times from which a sample is drawn again, its molecules mended before; "
+        "empty: none; open models only",
+    )
+    restart_steps: int = Field(10, ge=1, le=1000, description="ODE steps of each restart")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    min_height_A: float = Field(
+        2.5, gt=0, description="smallest height of a cell between opposite faces, Å"
+    )
+
+    @field_validator("restarts")
+    @classmethod
+    def _times(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < t <= 1 for t in value):
+            raise ValueError("restarts takes times above 0 and up to 1")
+        return value
+
+
+def z_of_index(index: int, z_values: Sequence[int]) -> tuple[int, int]:
+    """Z of candidate number `index`, and its number among the candidates of that Z.
+
+    The Z values take turns, so that every share is even and a candidate keeps its crystal when
+    more are asked for.
+    """
+    number, which = divmod(index, len(z_values))
+    return z_values[which], number
