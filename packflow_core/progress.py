@@ -35,6 +35,9 @@ class Progress(Protocol):
     def finish(self, stage: str) -> None:
         """The stage ended."""
 
+    def note(self, stage: str, text: str) -> None:
+        """What a stage is at in a few words, where it records nothing for a long time."""
+
     def warn(self, sentence: str) -> None:
         """Something the person at the terminal should know now."""
 
@@ -52,6 +55,9 @@ class SilentProgress:
         """Nothing."""
 
     def finish(self, stage: str) -> None:
+        """Nothing."""
+
+    def note(self, stage: str, text: str) -> None:
         """Nothing."""
 
     def warn(self, sentence: str) -> None:
@@ -130,6 +136,15 @@ class LogProgress:
                     stage, state.done, state.total, duration(elapsed), state.summary() or "none",
                 )  # fmt: skip
 
+    def note(self, stage: str, text: str) -> None:
+        """Log it, when it is time."""
+        now = time.monotonic()
+        with self._lock:
+            state = self._stages.get(stage)
+            if state is not None and now - state.last_shown >= self._every_s:
+                state.last_shown = now
+                self._log.info("%s: %s", stage, text)
+
     def warn(self, sentence: str) -> None:
         """Log it."""
         self._log.warning("%s", sentence)
@@ -200,6 +215,12 @@ class RichProgress:
         with self._lock:
             if stage in self._tasks:
                 self._bars.stop_task(self._tasks[stage])
+
+    def note(self, stage: str, text: str) -> None:
+        """Show it in place of the counts, until the next candidate is recorded."""
+        with self._lock:
+            if stage in self._tasks:
+                self._bars.update(self._tasks[stage], counts=text)
 
     def warn(self, sentence: str) -> None:
         """Print it above the bars."""

@@ -22,3 +22,26 @@ def test_a_warning_is_a_line_of_the_log(caplog):
     with caplog.at_level(logging.WARNING), progress.use(progress.LogProgress()):
         progress.current().warn(SENTENCE)
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", SENTENCE)]
+
+
+def test_a_note_stands_until_the_next_candidate_is_recorded():
+    text = io.StringIO()
+    console = Console(file=text, width=200, force_terminal=True)
+    with progress.use(progress.RichProgress(console)) as sink:
+        sink.start("generate", 2, {})
+        sink.note("generate", "space group 14, 3 structures")
+        sink.note("relax", "a stage that has not begun")
+    assert "space group 14, 3 structures" in text.getvalue()
+    assert "not begun" not in text.getvalue()
+
+
+def test_notes_in_a_log_come_now_and_then(caplog):
+    with caplog.at_level(logging.INFO), progress.use(progress.LogProgress(every_s=0.0)) as sink:
+        sink.start("generate", 2, {})
+        sink.note("generate", "press, 2 of 5 structures")
+    assert "generate: press, 2 of 5 structures" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO), progress.use(progress.LogProgress(every_s=1e6)) as sink:
+        sink.start("generate", 2, {})
+        sink.note("generate", "press, 2 of 5 structures")
+    assert "press" not in caplog.text

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packflow_core import progress
 from packflow_core.baselines.genarris import (
     GenarrisOutcome,
     GenarrisParams,
@@ -22,6 +23,7 @@ from packflow_core.baselines.genarris import (
     GenarrisStructure,
     genarris_row,
     outcome,
+    read_run,
     read_structures,
     run_genarris,
     shortlist,
@@ -90,12 +92,10 @@ def genarris_rows(
     molecule, pool = _molecule_and_pool(run)
     for batch in _batches(run, todo, len(pool)):
         go_on()
-        began = time.monotonic()
         params = _params(run, batch)
         folder = run.folder / FOLDER / batch.label
         _make(folder, molecule, pool, params, batch, go_on)
-        rows = _rows(run, batch, folder, molecule, params, time.monotonic() - began)
-        yield rows
+        yield _rows(run, batch, folder, molecule, params)
 
 
 def _molecule_and_pool(run: RunStore) -> tuple[Molecule, ConformerPool]:
@@ -161,6 +161,7 @@ def _make(
     def on_progress(now: GenarrisProgress) -> None:
         nonlocal told
         go_on()
+        progress.current().note("generate", f"Genarris, Z={batch.z}: {describe(now)}")
         if time.monotonic() - told >= _LOG_EVERY_S:
             told = time.monotonic()
             logger.info("genarris %s: %s", folder.name, describe(now))
@@ -194,7 +195,6 @@ def _rows(
     folder: Path,
     molecule: Molecule,
     params: GenarrisParams,
-    wall_s: float,
 ) -> list[Row]:
     spec = run.plan.spec
     ended = outcome(folder)
@@ -203,7 +203,10 @@ def _rows(
     chosen = shortlist(structures, len(batch.members), params.seed)
     faulty = [structure for structure in structures if not structure.ok]
     rows = []
-    each = wall_s * params.mpi_ranks / len(batch.members)
+    # The seconds of all ranks, so that the cost of a candidate compares with other generators'.
+    ended_run = read_run(folder)
+    seconds = ended_run.seconds if ended_run is not None else 0.0
+    each = seconds * params.mpi_ranks / len(batch.members)
     made = [*chosen, *faulty][: len(batch.members)]
     for k, (index, _) in enumerate(batch.members):
         if k < len(made):

@@ -14,8 +14,10 @@ from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import cli, local_api
+from flows.baseline import baseline
 from flows.csp import csp
 from flows.resume import resume
+from packflow_core.baselines.names import BASELINES
 from packflow_core.errors import TooManyFailuresError, UserInputError
 from packflow_core.spec import RunSpec
 from packflow_core.stages.finish import Summary
@@ -160,17 +162,35 @@ def test_every_deployment_names_a_flow_whose_parameters_draw_a_form():
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
         found[f"{flow.name}/{deployment['name']}"] = flow.parameters
         assert deployment["work_pool"]["name"] == "cpu"
-    assert set(found) == {"csp/single", "resume/relaxations"}
+    assert set(found) == {"csp/single", "baseline/genarris", "resume/relaxations"}
+    generators = found["baseline/genarris"].properties["generator"]
+    assert generators["default"] == "genarris-press"
+    assert set(generators["enum"]) == set(BASELINES)
     fields = found["csp/single"].definitions["RunSpec"]["properties"]
     assert {"smiles", "engine", "refine", "max_failed"} <= set(fields)
     assert fields["refine"]["description"]
     parameters = found["resume/relaxations"]
     assert set(parameters.properties) == {
         "run_folder", "retry_failed", "requeue", "workers", "device", "timeout_s",
+        "ranks",
     }  # fmt: skip
     assert parameters.required == ["run_folder"]
     assert all(field["description"] for field in parameters.properties.values())
     assert "out_of_memory" in json.dumps(parameters.definitions["Reason"])
+
+
+def test_a_baseline_runs_through_the_stages_of_csp(folder, workers, monkeypatch, tmp_path):
+    workers()
+    spec = RunSpec(**{**SPEC, "z": [2], "n": 4, "random": {"n_conformers": 1}})
+    state = baseline(spec, generator="random", out=str(folder), workers=1, return_state=True)
+    assert state.is_completed(), state.message
+    assert state.result().n_ranked == 4
+    rows = RunStore(folder).stage("rank").rows()
+    assert {(row["method"], row["conformer"]) for row in rows} == {("random", 0)}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("GENARRIS_PYTHON", raising=False)
+    with pytest.raises(UserInputError, match="Genarris is not installed"):
+        baseline(spec, out=str(tmp_path / "other"))
 
 
 def test_a_wrong_parameter_is_named():
