@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from packflow_core.baselines.genarris_settings import GenarrisSettings
 from packflow_core.baselines.names import BASELINES, family_of
 from packflow_core.baselines.random_params import RandomParams
+from packflow_core.chem.conformer_params import ConformerParams
 from packflow_core.chem.molecule import Molecule
 from packflow_core.errors import UserInputError
 from packflow_core.stages.generate_params import GenerateParams
@@ -116,6 +117,11 @@ class RunSpec(BaseModel):
     engine: str = Field("gfnff", description="energy engine of relax_h and relax")
     reference: str | None = Field(
         None, description="path of a CIF of the known crystal, to find it among the candidates"
+    )
+    conformers: ConformerParams = Field(
+        default_factory=ConformerParams,
+        description="conformers of the molecule: what baselines pack, and what the molecules of "
+        "every ranked crystal are compared with",
     )
     generate: GenerateParams = Field(
         default_factory=GenerateParams, description="sampler of PackFlow models"
@@ -336,7 +342,7 @@ def make_spec(values: dict[str, Any], source: str = "") -> RunSpec:
 def read_target(path: Path) -> dict[str, Any]:
     """Fields of a target file: YAML with the field names of `RunSpec`.
 
-    A relative `reference` or `generator` path is taken relative to the file.
+    A relative path (`reference`, `generator`, `conformers.file`) is relative to the file.
 
     Raises:
         UserInputError: not readable, not YAML, or not a mapping.
@@ -362,6 +368,9 @@ def read_target(path: Path) -> dict[str, Any]:
     baseline = generator in BASELINES
     if isinstance(generator, str) and not baseline and (path.parent / generator).is_file():
         fields["generator"] = str(path.parent / generator)
+    conformers = fields.get("conformers")
+    if isinstance(conformers, dict) and isinstance(name := conformers.get("file"), str):
+        fields["conformers"] = {**conformers, "file": str(path.parent / Path(name).expanduser())}
     return fields
 
 

@@ -15,7 +15,7 @@ of version 3.1.4.
 
 from __future__ import annotations
 
-from packflow_core.baselines.genarris_molecule import match_atoms, read_conformer
+from packflow_core.baselines.genarris_molecule import read_conformer
 from packflow_core.baselines.genarris_outcome import GenarrisOutcome, outcome
 from packflow_core.baselines.genarris_program import (
     GenarrisProgram,
@@ -35,6 +35,7 @@ from packflow_core.baselines.genarris_settings import (
 )
 from packflow_core.baselines.genarris_shortlist import shortlist
 from packflow_core.baselines.genarris_structures import GenarrisStructure, read_structures
+from packflow_core.chem.conformer_atoms import match_atoms
 
 __all__ = [
     "GENARRIS_ELEMENTS",

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packflow_core.analysis.symmetry import find_symmetry
-from packflow_core.baselines.genarris_molecule import match_atoms
 from packflow_core.baselines.genarris_output import Entry, read_config, read_entries
 from packflow_core.baselines.genarris_settings import PRESS, read_request
+from packflow_core.chem.conformer_atoms import match_atoms
 from packflow_core.chem.molecule import Molecule
 from packflow_core.chem.stereo import Stereo, stereo_of
 from packflow_core.crystal.crystal import Crystal, right_handed

@@ -19,8 +19,3 @@ class RandomParams(BaseModel):
 
     pack: PackParams = Field(PackParams(), description="random packing")
     press: PressParams = Field(PressParams(), description="press of the packings, for random+press")
-    n_conformers: int = Field(20, ge=1, le=1000, description="conformers embedded")
-    conformer_seed: int = Field(0, ge=0, description="seed of the conformer embedding")
-    energy_window_kcal: float = Field(
-        5.0, ge=0, description="conformers up to this far above the lowest take part, kcal/mol"
-    )

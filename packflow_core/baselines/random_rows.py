@@ -17,7 +17,7 @@ from packflow_core.baselines.press import Pressed, calibrated, press
 from packflow_core.baselines.press_params import PressParams
 from packflow_core.baselines.random_packing import Packed, pack
 from packflow_core.baselines.random_params import RANDOM_VERSION, RandomParams
-from packflow_core.chem.conformers import conformer_pool
+from packflow_core.chem.conformer_ensemble import ConformerEnsemble
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.contacts import bond_errors, bond_statistics
 from packflow_core.crystal.crystal import Crystal
@@ -46,7 +46,7 @@ class _Prepared:
 def random_rows(
     indices: Sequence[int],
     *,
-    smiles: str,
+    conformers: ConformerEnsemble,
     z_values: Sequence[int],
     seed: int,
     target: str,
@@ -60,7 +60,7 @@ def random_rows(
 
     Args:
         indices: numbers in the sampling sequence of (seed, molecule, z_values).
-        smiles: molecule.
+        conformers: of the molecule; each candidate draws one, all alike.
         z_values: molecules per primitive cell, taken in turns.
         seed: campaign seed.
         target: first part of the candidate ids.
@@ -68,10 +68,9 @@ def random_rows(
         method: "random", or "random+press".
 
     Raises:
-        UserInputError: bad SMILES, or no space group for a Z under these settings.
-        ConformerError: no conformer could be embedded.
+        UserInputError: no space group for a Z under these settings.
     """
-    prepared = _prepared(smiles, params, method == RANDOM_PRESS)
+    prepared = _prepared(conformers, params, method == RANDOM_PRESS)
     rows: dict[int, Row] = {}
     packed: list[tuple[int, Packed]] = []
     for index in indices:
@@ -120,20 +119,16 @@ def random_rows(
 
 
 @lru_cache(maxsize=8)
-def _prepared(smiles: str, params: RandomParams, pressed: bool) -> _Prepared:
+def _prepared(ensemble: ConformerEnsemble, params: RandomParams, pressed: bool) -> _Prepared:
     """Conformers, their symmetry, and the press made fit for the molecule; once per process."""
-    molecule = Molecule.from_smiles(smiles)
-    pool = conformer_pool(molecule, params.n_conformers, params.conformer_seed)
-    # Energies are NaN where there is no force field: then all conformers take part.
-    low = ~(pool.energies > params.energy_window_kcal)
-    conformers = pool.positions[low]
+    molecule, conformers = ensemble.molecule, ensemble.positions
     symmetry = tuple(
         symmetries(molecule, x) if params.pack.special_positions else [] for x in conformers
     )
     fit = params.press if pressed else None
     if fit is not None:
         fit = calibrated(molecule.numbers_h, conformers[0], fit)
-        log.debug("%s: hard-sphere diameter %s of the vdW sum", smiles, fit.wanted_contact)
+        log.debug("%s: hard-sphere diameter %s of vdW sum", molecule.smiles, fit.wanted_contact)
     return _Prepared(molecule, conformers, symmetry, fit)
 
 

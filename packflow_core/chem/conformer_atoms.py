@@ -17,6 +17,10 @@ IntArray = NDArray[np.int64]
 
 _MAX_MATCHES = 1000
 
+#: Å beyond the covalent radii up to which atoms are bonded. The smaller ones are for cages, whose
+#: opposite corners are close: 1.87 Å across bicyclo[1.1.1]pentane.
+_SLACKS = (BOND_SLACK, 0.3, 0.2)
+
 
 def match_atoms(molecule: Molecule, numbers: IntArray, positions: FloatArray) -> IntArray | None:
     """Where each atom of the molecule is found in a list of atoms.
@@ -33,11 +37,34 @@ def match_atoms(molecule: Molecule, numbers: IntArray, positions: FloatArray) ->
     """
     if len(numbers) != molecule.n_atoms or positions.shape != (len(numbers), 3):
         return None
-    bonds = bonds_by_distance(numbers, positions)
+    found = (_orders(molecule, numbers, positions, slack) for slack in _SLACKS)
+    orders = next((some for some in found if some), None)
+    if orders is None:
+        return None
+    stereo = stereo_of(molecule)
+    if not len(stereo):
+        return orders[0]
+    return min(orders, key=lambda order: stereo.count_flipped(positions[order]))
+
+
+def is_bonded_as(molecule: Molecule, positions: FloatArray) -> bool:
+    """Whether the bonds by distance of a geometry [n_atoms, 3] Å are those of the molecule."""
+    wanted = sorted_bonds(molecule.bonds_h)
+    return any(
+        np.array_equal(bonds_by_distance(molecule.numbers_h, positions, slack), wanted)
+        for slack in _SLACKS
+    )
+
+
+def _orders(
+    molecule: Molecule, numbers: IntArray, positions: FloatArray, slack: float
+) -> list[IntArray]:
+    """Orders [n_atoms] that turn the list into the molecule, if bonds are those up to a slack."""
+    bonds = bonds_by_distance(numbers, positions, slack)
     if np.array_equal(numbers, molecule.numbers_h) and np.array_equal(
         bonds, sorted_bonds(molecule.bonds_h)
     ):
-        return np.arange(len(numbers))
+        return [np.arange(len(numbers))]
     heavy = np.flatnonzero(numbers > 1)
     on_heavy: dict[int, list[int]] = {int(a): [] for a in heavy}
     for a, b in bonds.tolist():
@@ -48,7 +75,7 @@ def match_atoms(molecule: Molecule, numbers: IntArray, positions: FloatArray) ->
     inside = [(place[a], place[b]) for a, b in bonds.tolist() if a in place and b in place]
     counts = [len(on_heavy[int(a)]) for a in heavy]
     if sum(counts) != int((numbers == 1).sum()):
-        return None
+        return []
     found = _graph(numbers[heavy].tolist(), counts, inside)
     wanted = _graph(
         molecule.numbers.tolist(),
@@ -56,23 +83,20 @@ def match_atoms(molecule: Molecule, numbers: IntArray, positions: FloatArray) ->
         [(int(a), int(b)) for a, b in molecule.bonds],
     )
     if found.GetNumBonds() != wanted.GetNumBonds():
-        return None
+        return []
     matches = found.GetSubstructMatches(wanted, uniquify=False, maxMatches=_MAX_MATCHES)
-    orders = [_with_hydrogens(molecule, heavy[list(m)], on_heavy) for m in matches]
-    if not orders:
-        return None
-    stereo = stereo_of(molecule)
-    if not len(stereo):
-        return orders[0]
-    return min(orders, key=lambda order: stereo.count_flipped(positions[order]))
+    return [_with_hydrogens(molecule, heavy[list(m)], on_heavy) for m in matches]
 
 
-def bonds_by_distance(numbers: IntArray, positions: FloatArray) -> IntArray:
+def bonds_by_distance(
+    numbers: IntArray, positions: FloatArray, slack: float = BOND_SLACK
+) -> IntArray:
     """[nb, 2] bonds by distance, sorted; a hydrogen keeps its best one.
 
     Args:
         numbers: [N] atomic numbers.
         positions: [N, 3] Å.
+        slack: Å beyond the sum of covalent radii up to which atoms are bonded.
     """
     radii = COVALENT_RADII[numbers]
     excess = np.linalg.norm(positions[:, None] - positions, axis=-1)
@@ -80,7 +104,7 @@ def bonds_by_distance(numbers: IntArray, positions: FloatArray) -> IntArray:
     hydrogen = numbers == 1
     excess[np.ix_(hydrogen, hydrogen)] = np.inf
     np.fill_diagonal(excess, np.inf)
-    bonded = excess <= BOND_SLACK
+    bonded = excess <= slack
     for h in np.flatnonzero(hydrogen):
         best = int(np.argmin(excess[h]))
         keep = bonded[h, best]

@@ -51,6 +51,7 @@ class ConformerEnsemble:
         energies: [K] kJ/mol above the lowest; NaN where they are not known. Read-only.
         method: what gave geometries and energies: "MMFF94s", "UFF", "distance geometry" (then
             without energies), or the name of a file.
+        found: [K] embeddings that gave each conformer; None for conformers from a file.
         counts: of the search; None for conformers from a file.
         notes: sentences about what a user should know.
     """
@@ -59,6 +60,7 @@ class ConformerEnsemble:
     positions: FloatArray
     energies: FloatArray
     method: str
+    found: IntArray | None = field(default=None, repr=False)
     counts: SearchCounts | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 

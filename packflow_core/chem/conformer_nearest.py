@@ -18,9 +18,7 @@ _EQUAL_FIT = 0.1
 _ROUNDING = 1e-6
 
 
-def nearest_conformer(
-    crystal: Crystal, ensemble: ConformerEnsemble
-) -> tuple[IntArray, FloatArray]:
+def nearest_conformer(crystal: Crystal, ensemble: ConformerEnsemble) -> tuple[IntArray, FloatArray]:
     """The conformer that each molecule of a crystal is closest to.
 
     Closest is the conformer with the smallest RMSD of the heavy atoms, whatever the names of
@@ -47,9 +45,7 @@ def nearest_conformer(
     return nearest_of(crystal.positions.reshape(crystal.z, -1, 3), ensemble)
 
 
-def nearest_of(
-    molecules: FloatArray, ensemble: ConformerEnsemble
-) -> tuple[IntArray, FloatArray]:
+def nearest_of(molecules: FloatArray, ensemble: ConformerEnsemble) -> tuple[IntArray, FloatArray]:
     """`nearest_conformer` for molecules [z, n or n_atoms, 3] Å."""
     comparer, pool = ensemble.comparer, ensemble.shapes
     found = comparer.shapes(molecules)

@@ -37,12 +37,16 @@ class ConformerParams(BaseModel):
         "parameters",
     )
     window_kJ_mol: float = Field(
-        25.0, ge=0, description="conformers up to this far above the lowest are kept, kJ/mol"
+        25.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="conformers up to this far above the lowest are kept, kJ/mol",
     )
     rmsd_A: float = Field(
         0.3,
         ge=0,
         le=10,
+        allow_inf_nan=False,
         description="conformers whose heavy atoms agree within this RMSD are one, Å",
     )
     polar_hydrogens: bool = Field(

@@ -9,14 +9,15 @@ is the same on a slow machine.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from packflow_core.chem.conformer_atoms import bonds_by_distance, sorted_bonds
+from packflow_core.chem.conformer_atoms import is_bonded_as
 from packflow_core.chem.conformer_ensemble import ConformerEnsemble, SearchCounts
 from packflow_core.chem.conformer_params import ConformerParams
 from packflow_core.chem.conformer_rmsd import Comparer
@@ -35,6 +36,13 @@ _FORCE_FIELD_STEPS = 2000
 #: Tries of one embedding; where coordinates to start from cannot be had, more of them are in vain.
 _TRIES = 10
 
+#: Å that rounding may add to a lower bound of an RMSD.
+_ROUNDING = 1e-6
+
+#: A search is called incomplete where more than this share of finds happened once, of so many
+#: conformers at least.
+_INCOMPLETE, _MANY = 0.2, 5
+
 NO_FORCE_FIELD = "distance geometry"
 
 
@@ -50,38 +58,73 @@ def search_conformers(
             on it.
 
     Raises:
-        ConformerError: nothing could be embedded, or nothing with the right stereochemistry.
+        ConformerError: nothing could be embedded with the right bonds and stereochemistry.
     """
     asked = params.embeddings(molecule)
-    mol, ids = _embed(molecule, asked, params.seed, threads)
-    energies, method = _relax(mol, len(ids), params.force_field, threads)
+    with rdBase.BlockLogs():  # missing parameters are said in our own words
+        mol, ids = _embed(molecule, asked, params.seed, threads)
+        energies, method = _relax(mol, len(ids), params.force_field, threads)
     positions = np.stack([mol.GetConformer(c).GetPositions() for c in ids])
+    return select_conformers(
+        molecule, positions, energies, params, method, asked, _about_force_field(params, method)
+    )
+
+
+def select_conformers(
+    molecule: Molecule,
+    positions: FloatArray,
+    energies: FloatArray,
+    params: ConformerParams,
+    method: str,
+    asked: int,
+    notes: Sequence[str] = (),
+    weights: IntArray | None = None,
+) -> ConformerEnsemble:
+    """The ensemble of relaxed geometries: sound, within the window, each conformer once.
+
+    Args:
+        molecule: the molecule.
+        positions: [K, n_atoms, 3] Å in the order of `Molecule`, K above 0.
+        energies: [K] kJ/mol on any scale, or NaN for all.
+        params: window, thresholds and the largest number.
+        method: what gave geometries and energies.
+        asked: geometries that were asked for.
+        notes: sentences to begin with.
+        weights: [K] embeddings that gave each geometry; one where not given.
+
+    Raises:
+        ConformerError: no geometry has the right bonds and stereochemistry.
+    """
     sound = _sound(molecule, positions, energies)
     if not len(sound):
         raise ConformerError(
-            f"No 3D conformer of '{molecule.smiles}' could be made with the stereochemistry it "
-            "asks for; check the SMILES."
+            f"No 3D conformer of '{molecule.smiles}' could be made with the bonds and the "
+            "stereochemistry it asks for; check the SMILES, or give a file with conformers of your "
+            "own."
         )
     sound = sound[np.argsort(energies[sound], kind="stable")]
-    positions, energies = positions[sound], energies[sound]
-    above = energies - energies[0]
+    above = energies[sound] - energies[sound[0]]
     # Without energies, which are NaN then, all are inside.
-    inside = np.flatnonzero(~(above > params.window_kJ_mol))
-    positions = positions[inside]
-    kept, looked_at = _distinct(molecule, positions, params)
+    inside = ~(above > params.window_kJ_mol)
+    close, above = positions[sound[inside]], above[inside]
+    kept, parent = _distinct(molecule, close, params)
+    given = np.ones(len(positions), dtype=np.int64) if weights is None else weights
+    found = np.zeros(len(kept), dtype=np.int64)
+    np.add.at(found, parent, given[sound[inside]][: len(parent)])
+    looked_at = len(parent)
     counts = SearchCounts(
         asked=asked,
-        embedded=len(ids),
-        wrong=len(ids) - len(sound),
-        outside=len(sound) - len(inside),
+        embedded=len(positions),
+        wrong=len(positions) - len(sound),
+        outside=len(sound) - len(close),
         duplicates=looked_at - len(kept),
-        beyond=len(inside) - looked_at,
+        beyond=len(close) - looked_at,
     )
     logger.debug("%s: %d conformers, %s, %s", molecule.smiles, len(kept), method, counts)
-    positions = positions[kept]
-    positions = positions - positions[:, : molecule.n_heavy].mean(axis=1, keepdims=True)
-    notes = _notes(molecule, params, method)
-    return ConformerEnsemble(molecule, positions, above[inside][kept], method, counts, notes)
+    x = close[kept]
+    x = x - x[:, : molecule.n_heavy].mean(axis=1, keepdims=True)
+    told = (*notes, *_about_stereoisomers(molecule, x), *_about_completeness(found))
+    return ConformerEnsemble(molecule, x, above[kept], method, found, counts, told)
 
 
 def _embed(molecule: Molecule, n: int, seed: int, threads: int) -> tuple[Chem.Mol, list[int]]:
@@ -156,35 +199,30 @@ def _sound(molecule: Molecule, positions: FloatArray, energies: FloatArray) -> I
     if np.isfinite(energies).any():
         finite &= np.isfinite(energies)
     right = [k for k in np.flatnonzero(finite) if not stereo.inverted_in(positions[k]).any()]
-    bonds = sorted_bonds(molecule.bonds_h)
-    whole = [
-        k
-        for k in right
-        if np.array_equal(bonds_by_distance(molecule.numbers_h, positions[k]), bonds)
-    ]
-    # Some molecules have bonds that no table of radii expects; then the force field is right.
-    return np.array(whole or right, dtype=np.int64)
+    return np.array([k for k in right if is_bonded_as(molecule, positions[k])], dtype=np.int64)
 
 
 def _distinct(
     molecule: Molecule, positions: FloatArray, params: ConformerParams
-) -> tuple[IntArray, int]:
-    """Conformers [k] unlike any that comes before them, and how many were looked at for that.
+) -> tuple[IntArray, IntArray]:
+    """Conformers [k] unlike any that comes before them, and whose duplicate each one is [L].
 
     Args:
         molecule: the molecule.
         positions: [K, n_atoms, 3] Å, in the order in which they are to be kept.
-        params: settings.
+        params: settings; once there are `max_conformers`, the rest is not looked at (L < K).
     """
     comparer = Comparer.of(molecule)
     shapes = comparer.shapes(positions)
-    bound = comparer.at_least(shapes, shapes)
     kept: list[int] = []
+    parent: list[int] = []
     for k in range(len(positions)):
         if len(kept) == params.max_conformers:
-            return np.array(kept, dtype=np.int64), k
+            break
         earlier = np.array(kept, dtype=np.int64)
-        earlier = earlier[bound[earlier, k] <= params.rmsd_A + 1e-9]
+        bound = comparer.at_least(shapes.take(earlier), shapes.take(np.array([k])))[:, 0]
+        near = np.flatnonzero(bound <= params.rmsd_A + _ROUNDING)
+        earlier = earlier[near]
         same = comparer.alike(
             shapes,
             shapes,
@@ -193,28 +231,62 @@ def _distinct(
             params.rmsd_A,
             params.polar_hydrogens,
         )
-        if not same.any():
+        if same.any():
+            parent.append(int(near[np.argmax(same)]))
+        else:
+            parent.append(len(kept))
             kept.append(k)
-    return np.array(kept, dtype=np.int64), len(positions)
+    return np.array(kept, dtype=np.int64), np.array(parent, dtype=np.int64)
 
 
-def _notes(molecule: Molecule, params: ConformerParams, method: str) -> tuple[str, ...]:
-    """What a user should know about a search."""
-    notes: list[str] = []
+def _about_force_field(params: ConformerParams, method: str) -> list[str]:
+    """What to say where another force field than the wanted one was taken."""
     if method == NO_FORCE_FIELD:
-        notes.append(
+        return [
             "No force field has parameters for this molecule: the conformers are as embedded, "
             "without energies, and the energy window does not apply."
-        )
-    elif method != params.force_field:
-        notes.append(f"{params.force_field} lacks parameters for this molecule; {method} is used.")
-    elements = list(Chem.FindPotentialStereo(molecule.rdmol))
-    centre = Chem.StereoType.Atom_Tetrahedral
-    left = [e for e in elements if e.specified == Chem.StereoSpecified.Unspecified]
-    # One open centre alone: its two hands are mirror images, which are one conformer anyway.
-    if len(left) > 1 or (left and (left[0].type != centre or len(elements) > 1)):
-        notes.append(
-            f"The SMILES leaves {len(left)} stereo element{'s' if len(left) > 1 else ''} open: "
-            "conformers of different stereoisomers may stand side by side."
-        )
-    return tuple(notes)
+        ]
+    if method != params.force_field:
+        return [f"{params.force_field} lacks parameters for this molecule; {method} is used."]
+    return []
+
+
+def _about_stereoisomers(molecule: Molecule, positions: FloatArray) -> list[str]:
+    """What to say where conformers [K, n_atoms, 3] Å of several stereoisomers are in the pool."""
+    mirror = Comparer.of(molecule).mirror
+    isomers = {min(_hands(molecule, x)) if mirror else _hands(molecule, x)[0] for x in positions}
+    if len(isomers) == 1:
+        return []
+    return [
+        f"The SMILES leaves stereochemistry open: the conformers are of {len(isomers)} different "
+        "stereoisomers; mark the one you mean in the SMILES."
+    ]
+
+
+def _hands(molecule: Molecule, positions: FloatArray) -> tuple[str, str]:
+    """SMILES of the stereoisomer that a geometry [n_atoms, 3] Å is, and of its mirror image."""
+    names = []
+    for sign in (1.0, -1.0):
+        mol = Chem.Mol(molecule.rdmol_h)
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.SetPositions(np.ascontiguousarray(sign * positions))
+        mol.RemoveAllConformers()
+        mol.AddConformer(conformer)
+        Chem.AssignStereochemistryFrom3D(mol)
+        names.append(str(Chem.MolToSmiles(Chem.RemoveHs(mol))))
+    return names[0], names[1]
+
+
+def _about_completeness(found: IntArray) -> list[str]:
+    """What to say where many conformers were found once only.
+
+    The share of finds that happened once estimates the probability that one more embedding gives
+    something new (Good, Biometrika 1953, 40, 237).
+    """
+    once = int((found == 1).sum())
+    if len(found) < _MANY or once <= _INCOMPLETE * int(found.sum()):
+        return []
+    return [
+        f"The search is not complete: {once} of {len(found)} conformers were found only once; "
+        "more embeddings (n_embed) would find more."
+    ]

@@ -199,6 +199,19 @@ def heavy_automorphisms(molecule: Molecule, limit: int = _MAX_AUTOMORPHISMS) -> 
     a resonant group (nitro, carboxylate, sulfonate) count as alike. A symmetry of the graph only
     renames atoms, so it never changes the stereochemistry of a molecule in space.
     """
+    mol = labelled_graph(molecule)
+    identity = tuple(range(molecule.n_heavy))
+    matches = mol.GetSubstructMatches(mol, uniquify=False, maxMatches=limit)
+    rest = sorted({tuple(m) for m in matches} - {identity})
+    return np.array([identity, *rest[: limit - 1]], dtype=np.int64)
+
+
+def labelled_graph(molecule: Molecule) -> Chem.RWMol:
+    """Heavy atoms and bonds, labelled so that matches of RDKit are the symmetries of the graph.
+
+    The isotope is the number of hydrogens plus one; stereochemistry is left out, and terminal
+    atoms of a resonant group have the same charge and the same bond.
+    """
     mol = Chem.RWMol(molecule.rdmol)
     Chem.RemoveStereochemistry(mol)
     for atom in mol.GetAtoms():
@@ -215,10 +228,7 @@ def heavy_automorphisms(molecule: Molecule, limit: int = _MAX_AUTOMORPHISMS) -> 
                     end.SetFormalCharge(0)
                     bond = mol.GetBondBetweenAtoms(atom.GetIdx(), end.GetIdx())
                     bond.SetBondType(Chem.BondType.ONEANDAHALF)
-    identity = tuple(range(molecule.n_heavy))
-    matches = mol.GetSubstructMatches(mol, uniquify=False, maxMatches=limit)
-    rest = sorted({tuple(m) for m in matches} - {identity})
-    return np.array([identity, *rest[: limit - 1]], dtype=np.int64)
+    return mol
 
 
 def _embed(molecule: Molecule, n_conformers: int, seed: int) -> tuple[Chem.Mol, list[int]]:

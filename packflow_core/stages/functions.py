@@ -41,11 +41,13 @@ def run_relax(
     yield from relax_many(members, smiles, engine, params, limit_s, states)
 
 
-def run_analyse(row: Row, smiles: str, params: RankParams, reference: str | None) -> Row:
+def run_analyse(
+    row: Row, smiles: str, params: RankParams, reference: str | None, conformers: str | None
+) -> Row:
     """`analyse`, imported where it runs."""
     from packflow_core.stages.rank import analyse
 
-    return analyse(row, smiles, params, reference)
+    return analyse(row, smiles, params, reference, conformers)
 
 
 def run_rank(rows: list[Row], params: RankParams) -> list[Row]:

@@ -30,8 +30,9 @@ from packflow_core.baselines.genarris import (
     write_inputs,
 )
 from packflow_core.baselines.names import GENARRIS_PRESS
-from packflow_core.chem.conformers import ConformerPool
+from packflow_core.chem.conformer_ensemble import ConformerEnsemble, choose_conformers
 from packflow_core.chem.molecule import Molecule
+from packflow_core.stages.conformers import conformers_of
 from packflow_core.stages.generate_params import z_of_index
 from packflow_core.stages.generators import completed, unmade
 from packflow_core.stages.run_store import RunStore
@@ -89,28 +90,23 @@ def genarris_rows(
         UserInputError: Genarris is not there, or does not know the molecule's elements.
         ConformerError: the molecule has no conformer.
     """
-    molecule, pool = _molecule_and_pool(run)
-    for batch in _batches(run, todo, len(pool)):
+    pool = conformers_of(run)
+    chosen = choose_conformers(pool, run.plan.spec.genarris.n_conformers)
+    for batch in _batches(run, todo, chosen.tolist()):
         go_on()
         params = _params(run, batch)
         folder = run.folder / FOLDER / batch.label
-        _make(folder, molecule, pool, params, batch, go_on)
-        yield _rows(run, batch, folder, molecule, params)
+        _make(folder, pool.molecule, pool, params, batch, go_on)
+        yield _rows(run, batch, folder, pool.molecule, params)
 
 
-def _molecule_and_pool(run: RunStore) -> tuple[Molecule, ConformerPool]:
-    from packflow_core.stages.conformers import conformers_of
-
-    return Molecule.from_smiles(run.plan.spec.smiles), conformers_of(run.plan.spec)
-
-
-def _batches(run: RunStore, todo: dict[int, int], n_conformers: int) -> list[_Batch]:
+def _batches(run: RunStore, todo: dict[int, int], conformers: list[int]) -> list[_Batch]:
     """The work by attempt, Z and conformer; conformers take turns."""
     groups: defaultdict[tuple[int, int, int], list[tuple[int, int]]] = defaultdict(list)
-    used = min(n_conformers, run.plan.spec.genarris.n_conformers)
     for index in sorted(todo):
         z, number = z_of_index(index, run.plan.spec.z)
-        groups[todo[index], z, number % used].append((index, number))
+        conformer = conformers[number % len(conformers)]
+        groups[todo[index], z, conformer].append((index, number))
     return [
         _Batch(z, conformer, attempt, tuple(groups[attempt, z, conformer]))
         for attempt, z, conformer in sorted(groups)
@@ -139,7 +135,7 @@ def _params(run: RunStore, batch: _Batch) -> GenarrisParams:
 def _make(
     folder: Path,
     molecule: Molecule,
-    pool: ConformerPool,
+    pool: ConformerEnsemble,
     params: GenarrisParams,
     batch: _Batch,
     go_on: Callable[[], None],

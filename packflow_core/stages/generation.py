@@ -18,6 +18,7 @@ from packflow_core.baselines.names import family_of
 from packflow_core.devices import make_seats
 from packflow_core.errors import UserInputError
 from packflow_core.spec import RunSpec
+from packflow_core.stages.conformers import conformers_of
 from packflow_core.stages.generators import block_size, completed, make_rows, unmade
 from packflow_core.stages.pools import go_on, pool, stopping
 from packflow_core.stages.recording import ERRORS, record
@@ -86,6 +87,8 @@ def generate_candidates(
         PackflowError: no candidate can be made at all.
     """
     family = family_of(run.plan.spec.generator)
+    if family != "packflow":
+        conformers_of(run)  # made here once, read by workers and ranks
     if family == "random" and means.ranks is None:
         _in_workers(run, todo, means, counts)
         return

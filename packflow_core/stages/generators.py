@@ -54,7 +54,7 @@ def make_rows(run: RunStore, work: Sequence[tuple[int, int]]) -> list[Row]:
     indices = [index for index, _ in work]
     began = time.perf_counter()
     try:
-        made = {int(row["index"]): row for row in _made(run.plan.spec, indices)}
+        made = {int(row["index"]): row for row in _made(run, indices)}
     except (PackflowError, MemoryError):
         raise
     except Exception as error:
@@ -99,13 +99,15 @@ def unmade(run: RunStore, index: int, reason: Reason, detail: str) -> Row:
     )  # fmt: skip
 
 
-def _made(spec: RunSpec, indices: list[int]) -> list[Row]:
+def _made(run: RunStore, indices: list[int]) -> list[Row]:
+    spec = run.plan.spec
     if family_of(spec.generator) == "random":
         from packflow_core.baselines.random_rows import random_rows
+        from packflow_core.stages.conformers import conformers_of
 
         return random_rows(
             indices,
-            smiles=spec.smiles,
+            conformers=conformers_of(run),
             z_values=spec.z,
             seed=spec.seed,
             target=spec.name,

@@ -88,12 +88,14 @@ class RunPlan:
         stages: plan of each stage, in order.
         generator: identity of the generator (name, sha256, version).
         reference_sha256: hash of the reference CIF, None without one.
+        conformers: key of the pool of conformers, see `ensemble_key`.
     """
 
     spec: RunSpec
     stages: dict[str, StagePlan]
     generator: dict[str, str]
     reference_sha256: str | None
+    conformers: str
 
     def key(self, stage: str) -> str:
         """Full key of a stage."""
@@ -125,6 +127,7 @@ class RunPlan:
             "spec_hash": digest(self.identity()),
             "generator": self.generator,
             "reference_sha256": self.reference_sha256,
+            "conformers": self.conformers,
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
         }
 
@@ -142,6 +145,7 @@ class RunPlan:
                 stages={name: StagePlan(**content["stages"][name]) for name in stage_names(spec)},
                 generator=dict(content["generator"]),
                 reference_sha256=content["reference_sha256"],
+                conformers=content.get("conformers", ""),  # runs of 0.1 had none
             )
         except (KeyError, TypeError, AttributeError, UserInputError) as error:
             raise RunFailedError(
@@ -165,6 +169,8 @@ class RunPlan:
         values["reference"] = (
             f"a file with sha256 {self.reference_sha256[:12]}" if self.reference_sha256 else None
         )
+        if self.spec.conformers.file is not None:
+            values["conformers"] = f"a file (key {self.conformers[:12]})"
         return _flat(values)
 
 
@@ -172,6 +178,7 @@ def make_plan(
     spec: RunSpec,
     generator: dict[str, str] | None = None,
     recorded: dict[str, str] | None = None,
+    conformers: str | None = None,
 ) -> RunPlan:
     """Check every input of a spec and compute the stage keys; nothing heavy is started.
 
@@ -180,20 +187,27 @@ def make_plan(
         generator: recorded identity of the generator, to skip looking it up.
         recorded: recorded identities of stages that shall not be computed anew although an engine
             or library was exchanged since.
+        conformers: recorded key of the pool, to skip looking at the file that it came from.
 
     Raises:
         UserInputError: an unknown generator or engine, one that is not trusted, a corrupt
-            checkpoint, or a reference that cannot be read or is of another molecule.
+            checkpoint, or a reference or a file of conformers that cannot be read or is of
+            another molecule.
     """
     found = generator or _generator(spec.generator)
     spec = _with_absolute_engines(spec)
     identities = recorded or {}
     identities = {**_engines(spec, identities), **identities}
     reference_sha256 = None
-    absolute: dict[str, str] = {}
+    absolute: dict[str, Any] = {}
     if spec.reference is not None:
         reference_sha256 = check_reference_file(Path(spec.reference), spec.smiles)
         absolute["reference"] = str(Path(spec.reference).resolve())
+    if conformers is None:
+        conformers = check_conformers(spec)
+    if spec.conformers.file is not None:
+        path = Path(spec.conformers.file).expanduser().resolve()
+        absolute["conformers"] = spec.conformers.model_copy(update={"file": str(path)})
     packflow = family_of(spec.generator) == "packflow"
     if packflow and Path(spec.generator).expanduser().is_file():
         absolute["generator"] = str(Path(spec.generator).expanduser().resolve())
@@ -206,9 +220,11 @@ def make_plan(
     }
     inputs: dict[str, dict[str, Any]] = {
         "generate": {"smiles": spec.smiles, "z": list(spec.z), "seed": spec.seed},
-        "rank": {"reference": reference_sha256},
+        "rank": {"reference": reference_sha256, "conformers": conformers},
         **{name: {"window": step.window_kJ_mol} for name, step in spec.refinements.items()},
     }
+    if not packflow:
+        inputs["generate"]["conformers"] = conformers
     stages: dict[str, StagePlan] = {}
     upstream = ""
     for name in stage_names(spec):
@@ -223,7 +239,7 @@ def make_plan(
         }
         upstream = digest(content)
         stages[name] = StagePlan(key=upstream, identity=identities[name])
-    return RunPlan(spec, stages, found, reference_sha256)
+    return RunPlan(spec, stages, found, reference_sha256, conformers)
 
 
 def _with_absolute_engines(spec: RunSpec) -> RunSpec:
@@ -329,6 +345,20 @@ def _baseline_version(family: str) -> str:
     from packflow_core.baselines.genarris_program import require_genarris
 
     return require_genarris().identity
+
+
+def check_conformers(spec: RunSpec) -> str:
+    """Key of the pool of conformers of a spec; a search is not begun, a file is read.
+
+    Raises:
+        UserInputError: a file that cannot be read, or is of another molecule.
+    """
+    from packflow_core.chem.conformer_pool import ensemble_key, make_ensemble
+
+    molecule = Molecule.from_smiles(spec.smiles)
+    if spec.conformers.file is not None:
+        make_ensemble(molecule, spec.conformers)
+    return ensemble_key(molecule, spec.conformers)
 
 
 def check_reference_file(path: Path, smiles: str) -> str:

@@ -27,10 +27,13 @@ from packflow_core.analysis.ranking import (
 )
 from packflow_core.analysis.similarity import Packing, matches
 from packflow_core.analysis.symmetry import find_symmetry
+from packflow_core.chem.conformer_ensemble import ConformerEnsemble
+from packflow_core.chem.conformer_nearest import nearest_conformer
 from packflow_core.chem.elements import symbol
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.crystal import Crystal
 from packflow_core.errors import UserInputError
+from packflow_core.store.conformer_table import read_conformer_table
 from packflow_core.store.rows import Row, crystal_of, next_row
 from packflow_core.store.schema import Reason, Status
 
@@ -80,7 +83,13 @@ class RankParams(BaseModel):
     )
 
 
-def analyse(row: Row, molecule_smiles: str, params: RankParams, reference_cif: str | None) -> Row:
+def analyse(
+    row: Row,
+    molecule_smiles: str,
+    params: RankParams,
+    reference_cif: str | None,
+    conformers: str | None = None,
+) -> Row:
     """Analyse one relaxed candidate; the reference is read from a CIF, once per process.
 
     Args:
@@ -88,6 +97,7 @@ def analyse(row: Row, molecule_smiles: str, params: RankParams, reference_cif: s
         molecule_smiles: the input graph, as a SMILES.
         params: of the stage.
         reference_cif: path of the crystal to match, or None.
+        conformers: path of the run's pool of conformers, or None; read once per process.
 
     Raises:
         UserInputError: the SMILES or the CIF cannot be read, or the CIF holds another molecule; a
@@ -96,7 +106,8 @@ def analyse(row: Row, molecule_smiles: str, params: RankParams, reference_cif: s
     reference = None
     if reference_cif is not None:
         reference = _read_reference(reference_cif, molecule_smiles)
-    return analyse_crystal(row, _molecule(molecule_smiles), params, reference)
+    pool = None if conformers is None else read_conformer_table(Path(conformers))
+    return analyse_crystal(row, _molecule(molecule_smiles), params, reference, pool)
 
 
 def check_reference(reference: Crystal, molecule: Molecule, name: str) -> None:
@@ -116,7 +127,11 @@ def check_reference(reference: Crystal, molecule: Molecule, name: str) -> None:
 
 
 def analyse_crystal(
-    row: Row, molecule: Molecule, params: RankParams, reference: Crystal | Packing | None = None
+    row: Row,
+    molecule: Molecule,
+    params: RankParams,
+    reference: Crystal | Packing | None = None,
+    conformers: ConformerEnsemble | None = None,
 ) -> Row:
     """Analyse one relaxed candidate against a molecule and, optionally, a reference crystal.
 
@@ -147,6 +162,7 @@ def analyse_crystal(
         "bonds_ok": bonds_ok,
         "max_bond_error_A": max_bond_error,
         **_symmetry_columns(crystal, params),
+        **_conformer_columns(crystal, conformers),
     }
     if not connectivity.unchanged:
         return next_row(
@@ -241,7 +257,8 @@ def _closed(row: Row, status: Status, reason: Reason, detail: str, kept: dict[st
     """Row of a candidate that was not analysed."""
     empty = dict.fromkeys(
         ("energy_per_molecule_eV", "bonds_ok", "max_bond_error_A", "space_group",
-         "space_group_number", "z_prime", "match_rmsd_A", "match_n", "matches_reference")
+         "space_group_number", "z_prime", "conformers", "conformer_rmsd_A", "match_rmsd_A",
+         "match_n", "matches_reference")
     )  # fmt: skip
     columns = {**kept, **_UNRANKED, **empty}
     return next_row(row, status=status, reason=reason, detail=detail, **columns)
@@ -254,6 +271,13 @@ def _symmetry_columns(crystal: Crystal, params: RankParams) -> Row:
         "space_group_number": found.number if found else None,
         "z_prime": found.z_prime if found else None,
     }
+
+
+def _conformer_columns(crystal: Crystal, pool: ConformerEnsemble | None) -> Row:
+    if pool is None:
+        return {"conformers": None, "conformer_rmsd_A": None}
+    index, rmsd = nearest_conformer(crystal, pool)
+    return {"conformers": index.tolist(), "conformer_rmsd_A": float(rmsd.max())}
 
 
 def _match_columns(

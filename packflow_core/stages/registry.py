@@ -9,6 +9,7 @@ from typing import Any
 
 from packflow_core.engines.registry import engine_traits
 from packflow_core.spec import RunSpec, engine_of, relax_params_of
+from packflow_core.stages.conformers import conformers_file
 from packflow_core.stages.functions import run_analyse, run_hydrogenate, run_relax
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.schema import STAGES, stage_kind
@@ -73,7 +74,13 @@ def arguments(stage: str, run: RunStore) -> tuple[Any, ...]:
     if stage_kind(stage) in ("relax_h", "relax"):
         return (spec.smiles, engine_of(spec, stage), relax_params_of(spec, stage))
     if stage == "rank":
-        return (spec.smiles, spec.rank, str(run.reference) if run.reference else None)
+        pool = conformers_file(run)
+        return (
+            spec.smiles,
+            spec.rank,
+            str(run.reference) if run.reference else None,
+            str(pool) if pool else None,
+        )
     raise ValueError(f"stage '{stage}' does not work candidate by candidate")
 
 

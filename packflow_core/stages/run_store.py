@@ -264,15 +264,19 @@ def plan_for(spec: RunSpec, folder: Path, rerank: bool = False) -> RunPlan:
         return make_plan(spec)
     run = RunStore(folder)
     recorded = run.plan
+    # The pool is in the folder: the file that it came from may be gone.
+    same = spec.conformers == recorded.spec.conformers
+    gone = same and spec.conformers.file is not None and not Path(spec.conformers.file).is_file()
+    pool = recorded.conformers if gone else None
     if rerank:
         kept = {name: stage.identity for name, stage in recorded.stages.items() if name != "rank"}
-        return make_plan(spec, recorded.generator, kept)
+        return make_plan(spec, recorded.generator, kept, pool)
     try:
-        return make_plan(spec)
+        return make_plan(spec, conformers=pool)
     except UserInputError:
         if spec.generator != recorded.spec.generator or run.pending("generate"):
             raise
-        return make_plan(spec, recorded.generator)
+        return make_plan(spec, recorded.generator, conformers=pool)
 
 
 def check_same_run(folder: Path, plan: RunPlan, rerank: bool = False) -> None:

@@ -154,6 +154,8 @@ STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
         _field("space_group", _S, "Hermann-Mauguin symbol by spglib"),
         _field("space_group_number", _I, "international number by spglib"),
         _field("z_prime", _F, "molecules in the asymmetric unit"),
+        _field("conformers", _IL, "nearest conformer of the pool, one per molecule of the cell"),
+        _field("conformer_rmsd_A", _F, "largest heavy-atom RMSD of a molecule from it", "Å"),
         _field("cluster", _I, "duplicate cluster, numbered by energy"),
         _field("cluster_size", _I, "candidates in the cluster"),
         _field("representative", _B, "lowest-energy member of its cluster"),

@@ -6,6 +6,8 @@ from packflow_core.baselines.press_params import PressParams
 from packflow_core.baselines.random_packing import PackParams
 from packflow_core.baselines.random_params import RandomParams
 from packflow_core.baselines.random_rows import random_rows
+from packflow_core.chem.conformer_params import ConformerParams
+from packflow_core.chem.conformer_pool import conformer_ensemble
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.contacts import min_contact_ratio
 from packflow_core.errors import UserInputError
@@ -13,12 +15,15 @@ from packflow_core.store.journal import rows_to_batch
 from packflow_core.store.rows import crystal_of, same_result
 from packflow_core.store.schema import stage_schema
 
-QUICK = RandomParams(press=PressParams(wanted_contact=0.95), n_conformers=4)
+QUICK = RandomParams(press=PressParams(wanted_contact=0.95))
 
 
-def rows(indices, smiles=SMALL, params=QUICK, z_values=(2, 4), seed=1, **kwargs):
+def rows(indices, smiles=SMALL, params=QUICK, z_values=(2, 4), seed=1, lowest=100, **kwargs):
+    pool = conformer_ensemble(
+        Molecule.from_smiles(smiles), ConformerParams(n_embed=10, max_conformers=lowest)
+    )
     return random_rows(
-        indices, smiles=smiles, z_values=z_values, seed=seed, target="t", params=params, **kwargs
+        indices, conformers=pool, z_values=z_values, seed=seed, target="t", params=params, **kwargs
     )
 
 
@@ -60,12 +65,9 @@ def test_random_packing_alone_is_loose():
 
 
 def test_conformers_take_turns_at_random():
-    params = RandomParams(n_conformers=10)
-    found = rows(range(24), smiles=ASPIRIN, params=params)
-    used = {row["conformer"] for row in found}
-    assert len(used) > 1
-    lowest = params.model_copy(update={"energy_window_kcal": 0.0})
-    assert {row["conformer"] for row in rows(range(6), smiles=ASPIRIN, params=lowest)} == {0}
+    found = rows(range(24), smiles=ASPIRIN)
+    assert {row["conformer"] for row in found} == {0, 1}
+    assert {row["conformer"] for row in rows(range(6), smiles=ASPIRIN, lowest=1)} == {0}
 
 
 def test_failures_are_rows():
@@ -85,7 +87,7 @@ def test_a_z_without_a_space_group_is_a_user_error():
 
 
 def test_densities_are_near_the_one_expected():
-    params = RandomParams(n_conformers=4)
+    params = RandomParams()
     density = [row["density_g_cm3"] for row in rows(range(24), smiles=ASPIRIN, params=params)]
     # 1.40 g/cm3 in the crystal at room temperature, 1.43 at 100 K.
     assert np.median(density) == pytest.approx(1.42, rel=0.06)

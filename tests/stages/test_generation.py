@@ -17,7 +17,7 @@ from packflow_core.store.rows import crystal_of, same_result
 
 SPEC = {
     "smiles": "NC(N)=O", "name": "urea", "z": [2, 4], "n": 40, "seed": 3, "generator": "random",
-    "random": {"n_conformers": 2},
+    "conformers": {"n_embed": 2},
 }  # fmt: skip
 
 
