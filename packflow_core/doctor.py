@@ -65,6 +65,8 @@ def check_all() -> list[Check]:
         ("engine gfn1-xtb, gfn2-xtb", _xtb),
         ("engine uma", _uma),
         ("engine ase", _ase),
+        ("genarris", _genarris),
+        ("mpi", _mpi),
         ("prefect", _prefect),
     ]
     return [_guarded(name, check) for name, check in checks]
@@ -191,6 +193,23 @@ def _ase() -> tuple[Verdict, str]:
     allowed = os.environ.get(trust.VARIABLE)
     elsewhere = f"{trust.VARIABLE}={allowed}" if allowed else f"none, {trust.VARIABLE} is not set"
     return "ok", f"any calculator as {factory.FORM}; allowed in deployments: {elsewhere}"
+
+
+def _genarris() -> tuple[Verdict, str]:
+    from packflow_core.baselines import genarris_program as program
+
+    found = program.find_genarris()
+    if found is None:
+        return "ok", f"optional, not installed; {program.INSTALL}"
+    if found.mpirun is None:
+        return "warn", f"{found.identity} at {found.path}, but no mpirun; {program.INSTALL_MPI}"
+    return "ok", f"{found.identity} at {found.path}, started by {found.mpirun}"
+
+
+def _mpi() -> tuple[Verdict, str]:
+    from packflow_core.mpi.launch import find_mpi
+
+    return "ok", find_mpi()
 
 
 def _missing(engine: str) -> tuple[Verdict, str] | None:

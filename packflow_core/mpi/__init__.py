@@ -1,0 +1,1 @@
+"""Generators under MPI: a launcher starts ranks, which share the candidates of a run."""
