@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from flows import compare_cli, conformer_cli
 from flows.console import EXIT_INTERRUPTED, CommandInterrupted, Terminal
 
 _EPILOG_RUN = """**Examples**
@@ -534,6 +535,10 @@ def models_verify(
 
     _output(json)
     model_commands.verify_model(terminal, model)
+
+
+compare_cli.add_to(app, lambda: terminal)
+app.command("conformers")(conformer_cli.conformers)
 
 
 def _output(json: bool, quiet: bool = False, verbose: bool = False) -> None:

@@ -15,6 +15,9 @@ FORBIDDEN = {
 }
 #: Packages of the core that know each other's insides from one side only.
 FORBIDDEN_INSIDE = {
+    "baselines": {"model", "training", "engines", "relax", "race", "mpi"},
+    "mpi": {"model", "training", "engines", "relax", "race"},
+    "race": {"model", "training"},
     "model": {"training", "stages", "engines", "relax", "analysis", "store"},
     "crystal": {"model", "training", "stages", "engines", "relax", "analysis", "store"},
     "engines": {"model", "training", "stages", "relax", "analysis"},

@@ -103,7 +103,7 @@ MISTAKES = {
     "no candidates": (["run", "CC", "--n", "0"], "n = 0 is not allowed"),
     "n not a number": (["run", "CC", "--n", "many"], "Invalid value for '--n'"),
     "unknown engine": (["run", "CC", "--engine", "nope"], "nope"),
-    "later generator": (["run", "CC", "--generator", "genarris-press"], "not part of this version"),
+    "ranks without use": (["run", "CC", "--ranks", "2"], "needs no MPI"),
     "no reference": (["run", "CC", "--reference", "/no.cif"], "/no.cif cannot be read"),
     "reference not a CIF": (["run", "CC", "--reference", __file__], "test_cli.py"),
     "reference of another molecule": (
@@ -376,7 +376,10 @@ def test_an_export_needs_a_ranking(csp, finished):
 
 
 # -- help -------------------------------------------------------------------------------------
-COMMANDS = ["run", "resume", "status", "failures", "rank", "report", "export", "doctor", "models"]
+COMMANDS = [
+    "run", "resume", "compare", "conformers", "status", "failures", "rank", "report", "export",
+    "doctor", "models",
+]  # fmt: skip
 
 
 def test_help_names_every_command_and_exit_code(csp, monkeypatch):

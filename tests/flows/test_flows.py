@@ -162,7 +162,13 @@ def test_every_deployment_names_a_flow_whose_parameters_draw_a_form():
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
         found[f"{flow.name}/{deployment['name']}"] = flow.parameters
         assert deployment["work_pool"]["name"] == "cpu"
-    assert set(found) == {"csp/single", "baseline/genarris", "resume/relaxations"}
+    assert set(found) == {
+        "csp/single", "baseline/genarris", "compare/race", "resume/relaxations",
+    }  # fmt: skip
+    race = found["compare/race"]
+    assert race.required == ["spec", "generators"]
+    assert all(field["description"] for field in race.properties.values())
+    assert race.definitions["CompareSettings"]["properties"]["window_kJ_mol"]["description"]
     generators = found["baseline/genarris"].properties["generator"]
     assert generators["default"] == "genarris-press"
     assert set(generators["enum"]) == set(BASELINES)
@@ -181,7 +187,7 @@ def test_every_deployment_names_a_flow_whose_parameters_draw_a_form():
 
 def test_a_baseline_runs_through_the_stages_of_csp(folder, workers, monkeypatch, tmp_path):
     workers()
-    spec = RunSpec(**{**SPEC, "z": [2], "n": 4, "random": {"n_conformers": 1}})
+    spec = RunSpec(**{**SPEC, "z": [2], "n": 4, "conformers": {"n_embed": 1}})
     state = baseline(spec, generator="random", out=str(folder), workers=1, return_state=True)
     assert state.is_completed(), state.message
     assert state.result().n_ranked == 4

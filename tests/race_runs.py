@@ -1,15 +1,21 @@
-"""Run folders for the race, written through the store: no stage computes anything."""
+"""Run folders for the race, written through the store: no stage computes anything.
+
+A conftest imports the fixtures `inline`, `no_figures` and `write` from here.
+"""
 
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from packflow_core.crystal.crystal import Crystal
-from packflow_core.engines.registry import engine_identity
+from packflow_core.race import report
 from packflow_core.spec import make_spec
+from packflow_core.stages import pools, present
 from packflow_core.stages.plan import make_plan
 from packflow_core.stages.run_store import OpenRun
 from packflow_core.store.rows import crystal_columns, next_row
+from packflow_core.workers import Outcome
 
 EV_TO_KJ_MOL = 96.48533212
 #: eV per molecule of the zero of the energies below.
@@ -115,6 +121,41 @@ def rows_of(index, one, run, names):
             return
 
 
-def springs():
-    """Identity of the engine of these runs."""
-    return engine_identity("springs")
+class InlinePool:
+    """Stands for the workers: calls the function here; what it raises is the outcome's error."""
+
+    def map(self, function, items, timeout_s):
+        for key, arguments in items:
+            try:
+                yield Outcome(key, function(*arguments), None, "", 0.1)
+            except Exception as error:
+                yield Outcome(key, None, "exception", f"{type(error).__name__}: {error}", 0.1)
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Clustering and the known form in this process."""
+    monkeypatch.setattr(pools, "pool", lambda *args: InlinePool())
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Empty files in the place of figures and reports: they take seconds and have their tests."""
+
+    def touch(race, folder):
+        (folder / "race.png").touch()
+        return {"race": folder / "race.png"}
+
+    monkeypatch.setattr(report, "write_figures", touch)
+    for name in ("write_landscape", "write_run_report"):
+        monkeypatch.setattr(present, name, lambda run, rows, path: path.touch())
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a run of candidates into a folder of that name."""
+
+    def make(folder, candidates, **values):
+        return write_run(tmp_path / folder, candidates, **values)
+
+    return make

@@ -1,0 +1,1 @@
+"""The race: run folders of one target compared at an equal budget."""
