@@ -4,10 +4,10 @@ MPI starts the ranks and numbers them, and that is all: no message goes through 
 block of candidates by making a file that must not exist yet, in a folder that all ranks see, as
 they see the run's. So no rank depends on another one, and any of them may die.
 
-(Measured with MPICH 5.0 and two ranks, one of them busy computing: such a file takes 9 µs, a
-counter in shared memory of MPI 45 µs, a thread of rank 0 that answers 4 ms. Over a network the
-counter waits until the rank that owns it comes up for air, 480 ms where its candidates take 500,
-and with counter or thread the death of rank 0 ended the others.)
+(Measured with MPICH 5.0 and two ranks, rank 0 busy computing: such a file takes 9 µs, a counter in
+shared memory of MPI 40 µs, a thread of rank 0 that answers 4 ms. Over a network the counter waits
+until the rank that owns it comes up for air, 480 ms where its candidates take 500, and with that or
+with the thread the death of rank 0 left the other waiting for ever.)
 """
 
 from __future__ import annotations

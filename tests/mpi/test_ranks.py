@@ -17,6 +17,7 @@ from waiting import wait_for
 
 from packflow_core.errors import RunFailedError, UserInputError
 from packflow_core.mpi.launch import find_mpi, require_mpi, run_ranks
+from packflow_core.stages.chunk import run_chunk
 from packflow_core.stages.generators import make_rows
 from packflow_core.stages.run_store import LOG
 from packflow_core.store.rows import same_result
@@ -110,6 +111,15 @@ def test_two_ranks_make_what_one_process_makes(open_run, starts):
         # whatever was recorded is in parts, the ranks' own, and nothing else is left
         folder = run.stage("generate").folder
         assert {path.suffix for path in folder.iterdir()} == {".parquet"}
+
+
+def test_a_chunk_of_a_run_has_its_candidates_made_by_ranks(run, starts):
+    """What `csp run --ranks 2` does, without Prefect."""
+    result = run_chunk(run.folder, "generate", run.pending("generate"), workers=1, ranks=2)
+    found = Counter(row["status"] for row in run.stage("generate").rows())
+    assert result.counts == found
+    assert found.total() == 12
+    assert starts == [1]  # one block
 
 
 def test_what_is_recorded_is_not_made_again(run, attempt, results, starts):
