@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flows import compare_cli, conformer_cli
+from flows import compare_cli, conformer_cli, evaluate_cli
 from flows.console import EXIT_INTERRUPTED, CommandInterrupted, Terminal
 
 _EPILOG_RUN = """**Examples**
@@ -463,8 +463,8 @@ def train(
     )
 
 
-@app.command()
-def evaluate(
+@models.command("measure")
+def models_measure(
     data: Annotated[
         Path,
         typer.Option(
@@ -493,12 +493,15 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure raw samples of a model, before any repair: bonds, density, clashes.
 
-    Example: csp evaluate packflow-open --data tables --split test
+    Densities are compared with the median of a molecule's own crystals; csp evaluate compares
+    the proposals of any generator with known forms.
+
+    Example: csp models measure packflow-open --data tables --split test
     """
     from flows import train_commands
 
     _output(json)
-    train_commands.evaluate(
+    train_commands.measure(
         terminal, model, data, split, samples=samples, steps=steps, restarts=restarts,
         molecules=molecules, seed=seed,
     )  # fmt: skip
@@ -538,6 +541,7 @@ def models_verify(
 
 
 compare_cli.add_to(app, lambda: terminal)
+evaluate_cli.add_to(app, lambda: terminal)
 app.command("conformers")(conformer_cli.conformers)
 
 

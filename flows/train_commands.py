@@ -1,4 +1,4 @@
-"""What `csp train` and `csp evaluate` do."""
+"""What `csp train` and `csp models measure` do."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def train(
         )
 
 
-def evaluate(
+def measure(
     terminal: Terminal,
     model: str,
     data: Path,
@@ -106,7 +106,7 @@ def evaluate(
     """
     from packflow_core.model.checkpoint import load_model
     from packflow_core.stages.generate import GenerateParams, schedule_of
-    from packflow_core.training.evaluate import evaluate as measure
+    from packflow_core.training.evaluate import evaluate
     from packflow_core.training.folder import open_split
 
     loaded = load_model(model)
@@ -115,7 +115,7 @@ def evaluate(
         sampler = sampler.model_copy(update={"steps": steps})
     if not restarts:
         sampler = sampler.model_copy(update={"restarts": ()})
-    quality = measure(
+    quality = evaluate(
         loaded.model, open_split(data, split, data), samples=samples,
         schedule=schedule_of(sampler), max_molecules=molecules, seed=seed,
     )  # fmt: skip

@@ -17,6 +17,7 @@ FORBIDDEN = {
 FORBIDDEN_INSIDE = {
     "baselines": {"model", "training", "engines", "relax", "race", "mpi"},
     "mpi": {"model", "training", "engines", "relax", "race"},
+    "evaluation": {"training", "race", "mpi", "engines", "relax"},
     "race": {"model", "training"},
     "model": {"training", "stages", "engines", "relax", "analysis", "store"},
     "crystal": {"model", "training", "stages", "engines", "relax", "analysis", "store"},

@@ -23,7 +23,7 @@ _AMU_TO_G_CM3 = 1.660539
 #: Small number of eq. 24, in g/cm3.
 _EPSILON = 1e-6
 #: Distances this close below the edge of a histogram bin count as lying on it, in Å.
-_EDGE_TOLERANCE = 1e-6
+RDF_EDGE_TOLERANCE_A = 1e-6
 
 AMD_NEIGHBOURS = 100
 RDF_RANGE_A = 10.0
@@ -113,10 +113,27 @@ def density_error(
     Raises:
         ValueError: the reference has no mass.
     """
-    rho = density(reference, elements)
-    if rho <= 0:
+    return _density_error(density(predicted, elements), density(reference, elements))
+
+
+def density_error_of(*, mass: float, volume: float, reference_volume: float) -> float:
+    """The same for equal molecules, from what one of them weighs and occupies.
+
+    Args:
+        mass: of a molecule, u.
+        volume: that a molecule has in the predicted crystal, Å3.
+        reference_volume: that it has in the reference, Å3.
+
+    Raises:
+        ValueError: the molecule has no mass.
+    """
+    return _density_error(mass / volume * _AMU_TO_G_CM3, mass / reference_volume * _AMU_TO_G_CM3)
+
+
+def _density_error(predicted: float, reference: float) -> float:
+    if reference <= 0:
         raise ValueError("the reference crystal has no mass")
-    return 100.0 * abs(density(predicted, elements) - rho) / (rho + _EPSILON)
+    return 100.0 * abs(predicted - reference) / (reference + _EPSILON)
 
 
 # -- clashes ----------------------------------------------------------------------------------
@@ -181,7 +198,7 @@ def rdf_counts(crystal: Crystal, r_max: float = RDF_RANGE_A, bins: int = RDF_BIN
     of an Å, so without the small offset rounding noise would choose the bin of such pairs.
     """
     distance = _pairs(crystal, r_max).distance
-    bin_of = np.floor((distance + _EDGE_TOLERANCE) * (bins / r_max)).astype(np.int64)
+    bin_of = np.floor((distance + RDF_EDGE_TOLERANCE_A) * (bins / r_max)).astype(np.int64)
     return np.bincount(bin_of[bin_of < bins], minlength=bins).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""`csp train` and `csp evaluate` as a user calls them."""
+"""`csp train` and `csp models measure` as a user calls them."""
 
 import json
 
@@ -36,7 +36,7 @@ def data(tables, tmp_path):
     return folder
 
 
-def test_train_then_continue_then_evaluate(monkeypatch, capsys, data, tmp_path):
+def test_train_then_continue_then_measure(monkeypatch, capsys, data, tmp_path):
     out = tmp_path / "model"
     common = ["train", "--data", str(data), "--out", str(out), "--json", *SMALL]
     first = json.loads(call(monkeypatch, capsys, *common, "--steps", "3"))
@@ -47,8 +47,8 @@ def test_train_then_continue_then_evaluate(monkeypatch, capsys, data, tmp_path):
     model = str(out / "model.pt")
     facts = json.loads(
         call(
-            monkeypatch, capsys, "evaluate", model, "--data", str(out / "data"), "--split", "val",
-            "--samples", "2", "--steps", "3", "--json",
+            monkeypatch, capsys, "models", "measure", model, "--data", str(out / "data"),
+            "--split", "val", "--samples", "2", "--steps", "3", "--json",
         )
     )  # fmt: skip
     assert facts["molecules"] == 1
