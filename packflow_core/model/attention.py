@@ -7,10 +7,15 @@ their state dicts load as they are. Source: PackFlow, section 4.1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+#: What runs the layers: (tokens [B, N, d], a bias for each layer) -> [B, N, d]. The tokens given
+#: may be overwritten.
+TrunkFunction = Callable[[Tensor, Iterable[Tensor]], Tensor]
 
 
 class BiasedAttention(nn.Module):
@@ -60,17 +65,26 @@ class Trunk(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, h: Tensor, biases: list[Tensor]) -> Tensor:
-        """h: [B, N, d]; biases: one per layer, or a single one for all of them."""
-        for index, layer in enumerate(self.layers):
-            h = layer(h, biases[index if len(biases) > 1 else 0])
+    def forward(self, h: Tensor, biases: Iterable[Tensor]) -> Tensor:
+        """Run all layers.
+
+        Args:
+            h: [B, N, d].
+            biases: one for each layer, see `BiasedAttention`; taken one at a time, so a generator
+                keeps a single one of them in memory. `itertools.repeat` shares one.
+        """
+        # The biases may be endless: they come last, so that none is made in vain.
+        for layer, bias in zip(self.layers, biases, strict=False):
+            h = layer(h, bias)
         return self.norm(h)
 
 
 def mlp(inputs: int, hidden: int, outputs: int, *, first_bias: bool = True) -> nn.Sequential:
     """Linear, SiLU, Linear."""
     return nn.Sequential(
-        nn.Linear(inputs, hidden, bias=first_bias), nn.SiLU(), nn.Linear(hidden, outputs)
+        nn.Linear(inputs, hidden, bias=first_bias),
+        nn.SiLU(inplace=True),
+        nn.Linear(hidden, outputs),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class GraphBatch:
         mask: [B, N] True for real atoms.
         molecule: [B, N] index of the molecule of each atom.
         z: [B] molecules per cell.
+        padded: False where all crystals are known to have N atoms.
     """
 
     numbers: Tensor
@@ -43,10 +45,14 @@ class GraphBatch:
     mask: Tensor
     molecule: Tensor
     z: Tensor
+    padded: bool = True
 
     def to(self, device: torch.device | str) -> GraphBatch:
         """The same batch on another device."""
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items()})
+        moved: dict[str, Any] = {
+            k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def pair_codes(graph: MolecularGraph) -> np.ndarray:
@@ -88,4 +94,5 @@ def make_graph_batch(graphs: Sequence[MolecularGraph]) -> GraphBatch:
         mask=torch.from_numpy(mask),
         molecule=torch.from_numpy(molecule),
         z=torch.tensor([g.z for g in graphs]),
+        padded=any(len(g.numbers) != size for g in graphs),
     )

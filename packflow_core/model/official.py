@@ -7,12 +7,14 @@ Source: PackFlow, sections 2.2 and 4.1.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from packflow_core.model.attention import Trunk, mlp, time_embedding
+from packflow_core.model.attention import Trunk, TrunkFunction, mlp, time_embedding
 from packflow_core.model.batch import GraphBatch
 
 
@@ -25,6 +27,22 @@ class OfficialConfig:
     num_layers: int = 4
     dim_feedforward: int = 512
     time_embed_dim: int = 64
+
+
+@dataclass(frozen=True)
+class OfficialContext:
+    """What depends on the graph alone, shared by all candidates of a target.
+
+    Attributes:
+        tokens: [B, N, d], B being 1 for one target.
+        bias: [B, H, N, N] of all layers, -inf where padded; one target has one, whatever the
+            number of its candidates.
+        trunk: runs the layers; the model's own when None.
+    """
+
+    tokens: Tensor
+    bias: Tensor
+    trunk: TrunkFunction | None = None
 
 
 class _BondBias(nn.Module):
@@ -56,10 +74,12 @@ class OfficialPackFlow(nn.Module):
         self.cart_coords_output_head = mlp(d, d, 3)
         self.lattice_output_head = mlp(d, d, 6)
 
-    def context(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
-        """What depends on the graph alone: node tokens [B, N, d] and attention bias [B, H, N, N].
+    def context(self, graph: GraphBatch, trunk: TrunkFunction | None = None) -> OfficialContext:
+        """What depends on the graph alone; compute it once per target.
 
-        Candidates of one target share it: compute it once and broadcast over the batch.
+        Args:
+            graph: B graphs, or one graph for all crystals.
+            trunk: runs the layers instead of the model's own.
         """
         dtype = self.attn_bias_builder.head_bias_base.dtype
         b, n = graph.mask.shape
@@ -68,8 +88,11 @@ class OfficialPackFlow(nn.Module):
         bonded = bonded.index_put(tuple(graph.edge_index), logits, accumulate=True)
         bias = self.attn_bias_scale * (self.attn_bias_builder.head_bias_base + bonded)
         bias = bias.permute(0, 3, 1, 2)
-        bias = bias.masked_fill(~graph.mask[:, None, None, :], float("-inf"))
-        return self._node_feat_mlp(graph.node_features.to(dtype)), bias
+        return OfficialContext(
+            tokens=self._node_feat_mlp(graph.node_features.to(dtype)),
+            bias=bias.masked_fill(~graph.mask[:, None, None, :], float("-inf")).contiguous(),
+            trunk=trunk,
+        )
 
     def forward(
         self,
@@ -78,29 +101,36 @@ class OfficialPackFlow(nn.Module):
         t_x: Tensor,
         t_l: Tensor,
         graph: GraphBatch,
-        context: tuple[Tensor, Tensor] | None = None,
+        context: OfficialContext | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Velocities of the flow.
 
         Args:
             x: [B, N, 3] coordinates in Å, padded.
             lattice: [B, 6] lattice state, see `packflow_core.crystal.lattice.unconstrain`.
-            t_x: [B, 1] time of the coordinates, 0 data, 1 noise.
-            t_l: [B, 1] time of the lattice.
+            t_x: [B, 1] time of the coordinates, 0 data, 1 noise; [1, 1] for all crystals.
+            t_l: [B, 1] or [1, 1] time of the lattice.
             graph: B graphs, or one graph for all crystals.
             context: result of `context(graph)`, to compute it once for many calls.
 
         Returns:
             Velocities [B, N, 3] of the coordinates (zero where padded) and [B, 6] of the lattice.
         """
-        tokens, bias = context if context is not None else self.context(graph)
+        context = context if context is not None else self.context(graph)
         dim = self.config.time_embed_dim
         shared = (
             self.lattice_embedder(lattice)
             + self.time_cart_embedder(time_embedding(t_x, dim))
             + self.time_lattice_embedder(time_embedding(t_l, dim))
         )
-        h = self.transformer(self.cart_coords_embedder(x) + tokens + shared[:, None], [bias])
+        second = cast(nn.Linear, self.cart_coords_embedder[2])
+        rest = (context.tokens + (shared + second.bias)[:, None]).flatten(0, 1)
+        # The last product of the embedding adds to the rest of the token as it is written.
+        h = torch.addmm(rest, self.cart_coords_embedder[:2](x).flatten(0, 1), second.weight.t())
+        h = h.view(*x.shape[:2], -1)
+        h = (context.trunk or self.transformer)(h, itertools.repeat(context.bias))
+        v = self.cart_coords_output_head(h)
+        if not graph.padded:
+            return v, self.lattice_output_head(h.mean(1))
         mask = graph.mask[..., None].to(h.dtype)
-        pooled = (h * mask).sum(1) / mask.sum(1)
-        return self.cart_coords_output_head(h) * mask, self.lattice_output_head(pooled)
+        return v * mask, self.lattice_output_head((h * mask).sum(1) / mask.sum(1))

@@ -12,6 +12,7 @@ What differs from `official` and why:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from packflow_core.chem.features import ATOM_FEATURE_SIZES
 from packflow_core.crystal.lattice import constrain, unconstrain
-from packflow_core.model.attention import Trunk, mlp, time_embedding
+from packflow_core.model.attention import Trunk, TrunkFunction, mlp, time_embedding
 from packflow_core.model.batch import N_PAIR_CODES, GraphBatch
 
 FloatArray = NDArray[np.float64]
@@ -36,6 +37,8 @@ _N_FINE, _N_COARSE, _RADIAL_CUTOFF = 12, 8, 9.0
 _N_PAIR_FEATURES = N_PAIR_CODES + _N_FINE + 2 * _N_COARSE
 #: Bias that silences a padded atom; finite, so that padded rows stay finite too.
 _MASKED = -1e4
+#: Distance in Å at which every radial function is zero, in half precision too.
+_FAR = 1e3
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,21 @@ class OpenConfig:
 
 @dataclass(frozen=True)
 class OpenContext:
-    """What depends on the graph alone, shared by all candidates of a target."""
+    """What depends on the graph alone, shared by all candidates of a target.
 
-    tokens: Tensor  # [B, N, d]
-    relation: Tensor  # [B, N_PAIR_CODES, N, N] one-hot relation
-    pair_atoms: tuple[Tensor, Tensor]  # [B, P, N, 1] and [B, P, 1, N], from the two atoms
-    padded: Tensor  # [B, 1, 1, N] bool, padded keys
-    same_molecule: Tensor  # [B, N, N] bool
+    Attributes:
+        tokens: [B, N, d], B being 1 for one target.
+        pairs: [B, P, N N], what relation and atoms give to the hidden layer of the pairs.
+        padded: [B, 1, 1, N] bool, padded keys; None where there are none.
+        same_molecule: [B, 1, N, N] bool.
+        trunk: runs the layers; the model's own when None.
+    """
+
+    tokens: Tensor
+    pairs: Tensor
+    padded: Tensor | None
+    same_molecule: Tensor
+    trunk: TrunkFunction | None = None
 
 
 def decode_cell(lattice: Tensor, volume: Tensor) -> Tensor:
@@ -145,21 +156,29 @@ class OpenPackFlow(nn.Module):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
-    def context(self, graph: GraphBatch) -> OpenContext:
-        """What depends on the graph alone; compute it once per target."""
+    def context(self, graph: GraphBatch, trunk: TrunkFunction | None = None) -> OpenContext:
+        """What depends on the graph alone; compute it once per target.
+
+        Args:
+            graph: B graphs, or one graph for all crystals.
+            trunk: runs the layers instead of the model's own.
+        """
         tokens = sum(
             (e(graph.node_features[..., k]) for k, e in enumerate(self.atom_embeddings)),
             torch.zeros((), device=graph.mask.device),
         )
+        b, n = graph.mask.shape
         relation = torch.nn.functional.one_hot(graph.pair_code, N_PAIR_CODES)
-        relation = relation.permute(0, 3, 1, 2).to(_half(tokens)).contiguous()
+        relation = relation.permute(0, 3, 1, 2).reshape(b, -1, n * n).to(_half(tokens))
         first, second = self.pair_atoms(tokens).transpose(1, 2).chunk(2, dim=1)
+        weight = self.pair_in[:, :N_PAIR_CODES].expand(b, -1, -1)
+        atoms = (first[..., None] + second[:, :, None]).flatten(2)
         return OpenContext(
             tokens=tokens,
-            relation=relation,
-            pair_atoms=(first[..., None], second[:, :, None]),
-            padded=~graph.mask[:, None, None, :],
-            same_molecule=graph.pair_code > 0,
+            pairs=torch.baddbmm(atoms, weight, relation),
+            padded=~graph.mask[:, None, None, :] if graph.padded else None,
+            same_molecule=graph.pair_code[:, None] > 0,
+            trunk=trunk,
         )
 
     def forward(
@@ -177,8 +196,8 @@ class OpenPackFlow(nn.Module):
         Args:
             x: [B, N, 3] coordinates in Å, padded, mean zero.
             lattice: [B, 6] lattice state, see `decode_cell`.
-            t_x: [B, 1] time of the coordinates, 0 data, 1 noise.
-            t_l: [B, 1] time of the lattice.
+            t_x: [B, 1] time of the coordinates, 0 data, 1 noise; [1, 1] for all crystals.
+            t_l: [B, 1] or [1, 1] time of the lattice.
             graph: B graphs, or one graph for all crystals.
             volume: [B, 1] expected cell volume in Å^3.
             context: result of `context(graph)`.
@@ -190,8 +209,8 @@ class OpenPackFlow(nn.Module):
         context = context if context is not None else self.context(graph)
         cell = decode_cell(lattice, volume)
         fractional = x @ torch.linalg.inv(cell)
-        vectors, radial = _pair_geometry(x, fractional, cell, context.same_molecule)
-        pairs = self._pairs(radial, context)
+        vectors, distance = _pair_vectors(x, fractional, cell, context.same_molecule[:, 0])
+        pair = self._pairs(distance, context)
 
         angle = 2 * torch.pi * fractional
         waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
@@ -205,42 +224,51 @@ class OpenPackFlow(nn.Module):
             + self.time_x_mlp(time_embedding(t_x, dim, _TIME_SCALE))
             + self.time_l_mlp(time_embedding(t_l, dim, _TIME_SCALE))
         )
-        h = (
-            self.coordinate_mlp(torch.cat([x / LENGTH_UNIT, *waves], -1))
-            + context.tokens
-            + shared[:, None]
-        )
-        h = self.trunk(h, pairs[: config.num_layers])
+        own = self.coordinate_mlp(torch.cat([x / LENGTH_UNIT, *waves], -1))
+        h = own + (context.tokens + shared[:, None])
+        layers = range(config.num_layers)
+        h = (context.trunk or self.trunk)(h, (pair(layer) for layer in layers))
         v = self.coordinate_head(h).to(x.dtype) * LENGTH_UNIT
-        v = v + self._along_vectors(h, vectors, pairs[-2], pairs[-1])
-        mask = graph.mask[..., None].to(v.dtype)
-        v = v * mask
-        v = (v - v.sum(1, keepdim=True) / mask.sum(1, keepdim=True)) * mask
-        pooled = (h.to(x.dtype) * mask).sum(1) / mask.sum(1)
+        logits, gate = pair(config.num_layers), pair(config.num_layers + 1)
+        v = v + self._along_vectors(h, vectors, logits, gate)
+        if graph.padded:
+            mask = graph.mask[..., None].to(v.dtype)
+            count = mask.sum(1, keepdim=True)
+            v = v * mask
+            v = (v - v.sum(1, keepdim=True) / count) * mask
+            pooled = (h.to(x.dtype) * mask).sum(1) / count[:, 0]
+        else:
+            v = v - v.mean(1, keepdim=True)
+            pooled = h.to(x.dtype).mean(1)
         return v, self.lattice_head(pooled.to(h.dtype)).to(x.dtype)
 
-    def _pairs(self, radial: Tensor, context: OpenContext) -> list[Tensor]:
-        """Pair outputs [B, H, N, N]: attention bias of every layer, logits and gates of the head.
+    def _pairs(self, distance: Tensor, context: OpenContext) -> Callable[[int], Tensor]:
+        """Outputs of the pairs, [B, H, N, N] each: number k is the attention bias of layer k.
 
-        Channels stay in front of the two atom axes from here to the attention, so nothing is
-        transposed; bmm, not matmul, which would fold the batch and copy.
+        The last two are the logits and gates of the vectors. Each is made when it is asked for,
+        so one at a time is in memory. Channels stay in front of the two atom axes from here to
+        the attention, so nothing is transposed; bmm, not matmul, which would fold the batch and
+        copy.
+
+        Args:
+            distance: [B, 1, N, N] Å.
+            context: of the graphs.
         """
-        b, _, n, _ = radial.shape
-        between = ~context.same_molecule[:, None]
-        features = torch.cat(
-            [
-                context.relation.expand(b, -1, -1, -1),
-                radial.masked_fill(between, 0.0),
-                radial[:, _N_FINE:].masked_fill(~between, 0.0),
-            ],
-            1,
-        ).view(b, -1, n * n)
-        hidden = torch.bmm(self.pair_in.expand(b, -1, -1), features).view(b, -1, n, n)
-        first, second = context.pair_atoms
-        hidden = torch.nn.functional.silu(hidden + first + second).reshape(b, -1, n * n)
-        out = torch.bmm(self.pair_out.expand(b, -1, -1), hidden).view(b, -1, n, n)
-        pairs = list(out.split(self.config.nhead, dim=1))
-        return [p.masked_fill(context.padded, _MASKED) for p in pairs[:-1]] + pairs[-1:]
+        b, _, n, _ = distance.shape
+        radial = _radial(distance, context.same_molecule).view(b, -1, n * n)
+        weight = self.pair_in[:, N_PAIR_CODES:].expand(b, -1, -1)
+        hidden = torch.baddbmm(context.pairs, weight, radial)
+        hidden = torch.nn.functional.silu(hidden, inplace=not hidden.requires_grad)
+        heads = self.config.nhead
+
+        def output(number: int) -> Tensor:
+            weight = self.pair_out[number * heads : (number + 1) * heads]
+            out = torch.bmm(weight.expand(b, -1, -1), hidden).view(b, heads, n, n)
+            if context.padded is None or number > self.config.num_layers:
+                return out
+            return out.masked_fill(context.padded, _MASKED)
+
+        return output
 
     def _along_vectors(self, h: Tensor, vectors: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
         """[B, N, 3] Å: per head a weighted sum of the vectors to other atoms, gated.
@@ -264,10 +292,10 @@ def _half(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _pair_geometry(
+def _pair_vectors(
     x: Tensor, fractional: Tensor, cell: Tensor, same_molecule: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Vectors [B, N, N, 3] in Å between atoms, and radial functions [B, R, N, N] of their length.
+    """Vectors [B, N, N, 3] in Å between atoms, and their lengths [B, 1, N, N].
 
     Vector (i, j) points from atom i to atom j. Inside a molecule the plain vector, between
     molecules the one to the nearest image (by rounding: exact for reduced cells up to half a
@@ -279,10 +307,21 @@ def _pair_geometry(
     nearest = torch.einsum("bijc,bcd->bijd", step, cell)
     vectors = torch.where(same_molecule[..., None], plain, nearest)
     distance = (vectors.square().sum(-1) + 1e-8).sqrt()
-    distance = distance[:, None].to(_half(x))  # half precision is plenty for a bias
+    return vectors, distance[:, None].to(_half(x))  # half precision is plenty for a bias
+
+
+def _radial(distance: Tensor, same_molecule: Tensor) -> Tensor:
+    """Radial functions [B, R, N, N] of distances [B, 1, N, N] in Å.
+
+    Fine ones and coarse ones inside a molecule, then coarse ones between molecules; where a
+    distance does not count it is taken for so long that they vanish.
+    """
+    inside = distance.masked_fill(~same_molecule, _FAR)
+    between = distance.masked_fill(same_molecule, _FAR)
+    fine, coarse = (0.4, 3.4, _N_FINE), (2.5, _RADIAL_CUTOFF, _N_COARSE)
     parts = []
-    for start, end, count in ((0.4, 3.4, _N_FINE), (2.5, _RADIAL_CUTOFF, _N_COARSE)):
+    for length, (start, end, count) in ((inside, fine), (inside, coarse), (between, coarse)):
         width = (end - start) / (count - 1)
-        centres = torch.linspace(start, end, count, device=x.device)[:, None, None]
-        parts.append(torch.exp(-0.5 * ((distance - centres.to(distance.dtype)) / width).square()))
-    return vectors, torch.cat(parts, 1)
+        centres = torch.linspace(start, end, count, device=distance.device)[:, None, None]
+        parts.append(torch.exp(-0.5 * ((length - centres.to(length.dtype)) / width).square()))
+    return torch.cat(parts, 1)

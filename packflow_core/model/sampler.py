@@ -2,16 +2,16 @@
 
 Noise comes from a counter-based generator keyed by (seed, molecule, Z, index), and candidates are
 integrated in aligned blocks of fixed shape, so candidate 17 is the same to the last bit whatever
-the chunk, the worker or an interruption.
+the chunk, the worker or an interruption. The shape follows from the atoms of the cell and the kind
+of device (`block_size`); between devices the last bits differ, as their arithmetic does.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,22 +24,27 @@ from packflow_core.chem.molecule import Molecule
 from packflow_core.chem.repair import fit_conformer
 from packflow_core.crystal.lattice import constrain, is_valid_parameters, parameters_to_cell
 from packflow_core.model.batch import GraphBatch, make_graph_batch
-from packflow_core.model.official import OfficialPackFlow
-from packflow_core.model.open_model import OpenPackFlow, decode_lattice
+from packflow_core.model.cpu_trunk import inference_trunk
+from packflow_core.model.official import OfficialContext, OfficialPackFlow
+from packflow_core.model.open_model import OpenContext, OpenPackFlow, decode_lattice
 from packflow_core.model.prior import (
     expected_volume,
     harmonic_factor,
     pair_with_noise,
     structured_noise,
 )
+from packflow_core.model.solvers import Field, Solver, integrate, network_calls
 
 FloatArray = NDArray[np.float64]
-Solver = Literal["euler", "heun"]
-#: Field of a solver: (x [B, N, 3], lattice [B, 6], t) -> their velocities.
-Field = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
-#: Candidates integrated together; part of what makes a result reproducible.
-BLOCK = 16
+#: Enters the identity of a generator. A new number whenever the same weights, settings and device
+#: give other samples, be it in the last bit: 2 since the faster attention of the shipped release.
+SAMPLER_VERSION = "2"
+#: Most candidates that are integrated together, by kind of device.
+_BLOCK = {"cpu": 16, "cuda": 64}
+#: Most pairs of atoms in them. On a CPU their features then stay near the cache, on a GPU they
+#: take less than a gigabyte.
+_BLOCK_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 21}
 #: Origins tried when a sample is paired with fresh noise.
 _ORIGINS = 6
 
@@ -65,35 +70,18 @@ def candidate_rng(seed: int, smiles: str, z: int, index: int) -> np.random.Gener
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def integrate(
-    field: Field,
-    x: Tensor,
-    lattice: Tensor,
-    steps: int,
-    solver: Solver = "euler",
-    power: float = 1.0,
-    start: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Integrate the flow from t = start to t = 0 in both channels at once.
+def block_size(atoms: int, device: str = "cpu") -> int:
+    """Candidates that are integrated together: a power of two, part of what a result depends on.
 
     Args:
-        field: velocities at (x, lattice, t).
-        x: [B, N, 3] Å and lattice: [B, 6], noise.
-        steps: number of steps; a Heun step calls the field twice, but for the last one.
-        solver: euler (the published sampler) or heun (second order).
-        power: the grid is t = start (1 - i / steps)^power; above 1 the steps shrink towards the
-            data.
-        start: time of the given state.
+        atoms: heavy atoms of the cell.
+        device: cpu or cuda; any other kind counts as a CPU.
     """
-    grid = [start * (1.0 - i / steps) ** power for i in range(steps + 1)]
-    for t, t_next in itertools.pairwise(grid):
-        h = t - t_next
-        v_x, v_l = field(x, lattice, t)
-        if solver == "heun" and t_next > 0:
-            w_x, w_l = field(x - h * v_x, lattice - h * v_l, t_next)
-            v_x, v_l = 0.5 * (v_x + w_x), 0.5 * (v_l + w_l)
-        x, lattice = x - h * v_x, lattice - h * v_l
-    return x, lattice
+    kind = device if device in _BLOCK else "cpu"
+    size = _BLOCK[kind]
+    while size > 1 and size * atoms * atoms > _BLOCK_PAIRS[kind]:
+        size //= 2
+    return size
 
 
 @dataclass(frozen=True)
@@ -101,13 +89,13 @@ class Schedule:
     """How samples are drawn.
 
     Attributes:
-        steps, solver, power: see `integrate`.
+        steps, solver, power: see `packflow_core.model.solvers.integrate`.
         restarts: times from which a finished sample is drawn again, one after the other (open
             models only): its molecules are replaced by the conformers that fit them, noise is
             mixed in up to that time, and the ODE is integrated from there. A sample that has
             drifted off the data is led back, as in restart sampling (Xu et al., NeurIPS 2023).
             After the last one the molecules are replaced once more.
-        restart_steps: ODE steps of each restart.
+        restart_steps: ODE steps of each restart, evenly spaced.
     """
 
     steps: int = 50
@@ -116,15 +104,31 @@ class Schedule:
     restarts: tuple[float, ...] = ()
     restart_steps: int = 10
 
+    @property
+    def network_calls(self) -> int:
+        """Calls of the network for one sample of an open model."""
+        restarted = len(self.restarts) * network_calls(self.restart_steps, self.solver)
+        return network_calls(self.steps, self.solver) + restarted
+
 
 class Sampler:
-    """Samples crystals of one molecule; what its candidates share is computed once per Z."""
+    """Samples crystals of one molecule; what its candidates share is computed once per Z.
+
+    Args:
+        model: moved to the device; its weights must not change while the sampler is used.
+        molecule: of the crystals.
+        device: where the network runs.
+        bf16: matrix products in bfloat16, for GPUs and for processors that have such products in
+            hardware; elsewhere it is slower. Samples differ slightly from those in float32.
+    """
 
     def __init__(
         self,
         model: OfficialPackFlow | OpenPackFlow,
         molecule: Molecule,
         device: torch.device | str = "cpu",
+        *,
+        bf16: bool = False,
     ) -> None:
         self.model = model.to(device).eval()
         self.molecule = molecule
@@ -132,7 +136,10 @@ class Sampler:
         self._graph = molecular_graph(molecule)
         self._factor = harmonic_factor(molecule.bonds, molecule.n_heavy)
         self._volume = expected_volume(molecule.numbers, int(molecule.hydrogen_counts.sum()))
-        self._contexts: dict[int, tuple[GraphBatch, object]] = {}
+        self.bf16 = bf16
+        trunk = model.trunk if isinstance(model, OpenPackFlow) else model.transformer
+        self._trunk = trunk if bf16 else inference_trunk(trunk)
+        self._contexts: dict[int, tuple[GraphBatch, OfficialContext | OpenContext]] = {}
 
     @torch.no_grad()
     def sample(
@@ -146,34 +153,39 @@ class Sampler:
             seed: campaign seed.
             schedule: steps and restarts.
         """
-        wanted = list(indices)
+        wanted = sorted(set(indices))
+        size = block_size(z * self.molecule.n_heavy, self.device.type)
         done: dict[int, Sample] = {}
-        for block in sorted({i // BLOCK for i in wanted}):
-            members = range(block * BLOCK, (block + 1) * BLOCK)
-            samples = self._sample_block(z, members, seed, schedule or Schedule())
-            done.update(zip(members, samples, strict=True))
-        return [done[i] for i in wanted]
+        for block in sorted({i // size for i in wanted}):
+            members = range(block * size, (block + 1) * size)
+            kept = [i - members.start for i in wanted if i in members]
+            samples = self._sample_block(z, members, kept, seed, schedule or Schedule())
+            done.update((members[k], sample) for k, sample in zip(kept, samples, strict=True))
+        return [done[i] for i in indices]
 
-    def _sample_block(self, z: int, indices: range, seed: int, schedule: Schedule) -> list[Sample]:
+    def _sample_block(
+        self, z: int, indices: range, kept: Sequence[int], seed: int, schedule: Schedule
+    ) -> list[Sample]:
+        """Samples of the members `kept` of a block; the others only give the block its shape."""
         rngs = [candidate_rng(seed, self.molecule.smiles, z, i) for i in indices]
-        field = self._field(z, len(rngs))
+        field = self._field(z)
         noise = [self._noise(z, rng) for rng in rngs]
         x, lattice = self._tensors([n[0] for n in noise], [n[1] for n in noise])
         x, lattice = integrate(field, x, lattice, schedule.steps, schedule.solver, schedule.power)
         if isinstance(self.model, OpenPackFlow):
             for t in schedule.restarts:
-                x, lattice = self._mix_noise(x, lattice, z, t, rngs)
+                x, lattice = self._mix_noise(x, lattice, z, t, rngs, kept)
                 x, lattice = integrate(
                     field, x, lattice, schedule.restart_steps, schedule.solver, start=t
                 )
         parameters = self._parameters(lattice, z)
-        positions = x.double().cpu().numpy()
+        positions = x.double().cpu().numpy()[kept]
         if isinstance(self.model, OpenPackFlow) and schedule.restarts:
             # Even a slightly wrong molecule stores enough strain to blow its crystal up when it
             # is relaxed: end on a conformer, as every restart began on one.
             molecules = positions.reshape(len(positions), z, -1, 3)
             positions = np.stack([self._mended(m) for m in molecules]).reshape(positions.shape)
-        return [Sample(p, q) for p, q in zip(positions, parameters, strict=True)]
+        return [Sample(p, q) for p, q in zip(positions, parameters[kept], strict=True)]
 
     def _parameters(self, lattice: Tensor, z: int) -> FloatArray:
         """Lattice parameters [B, 6] in Å and degrees of lattice states."""
@@ -191,18 +203,28 @@ class Sampler:
         )
 
     def _mix_noise(
-        self, x: Tensor, lattice: Tensor, z: int, t: float, rngs: Sequence[np.random.Generator]
+        self,
+        x: Tensor,
+        lattice: Tensor,
+        z: int,
+        t: float,
+        rngs: Sequence[np.random.Generator],
+        kept: Collection[int],
     ) -> tuple[Tensor, Tensor]:
         """States at time t on the way from samples with mended molecules to fresh noise.
 
-        Noise and sample are paired as in training, see `packflow_core.model.prior`.
+        Noise and sample are paired as in training, see `packflow_core.model.prior`. Samples that
+        are not `kept` stay as they are.
         """
         states = lattice.double().cpu().numpy()
         positions = x.double().cpu().numpy().reshape(len(rngs), z, -1, 3)
         mixed_x, mixed_l = [], []
-        for crystal, state, parameters, rng in zip(
-            positions, states, self._parameters(lattice, z), rngs, strict=True
-        ):
+        members = zip(positions, states, self._parameters(lattice, z), rngs, strict=True)
+        for number, (crystal, state, parameters, rng) in enumerate(members):
+            if number not in kept:
+                mixed_x.append(crystal.reshape(-1, 3))
+                mixed_l.append(state)
+                continue
             noise, noise_l = self._noise(z, rng)
             origins = rng.random((_ORIGINS, 3))
             clean = self._mended(crystal)
@@ -238,29 +260,32 @@ class Sampler:
             white = structured_noise(white, centroids, self._factor, self._volume * z)
         return white.reshape(-1, 3), lattice
 
-    def _field(self, z: int, batch: int) -> Field:
-        """Velocity field of `batch` crystals with z molecules each."""
+    def _field(self, z: int) -> Field:
+        """Velocity field of crystals with z molecules each."""
         graph, context = self._context(z)
         model = self.model
-        if isinstance(model, OpenPackFlow):
-            volume = torch.full((batch, 1), self._volume * z, device=self.device)
+        volume = torch.full((1, 1), self._volume * z, device=self.device)
 
-            def open_field(x: Tensor, lattice: Tensor, t: float) -> tuple[Tensor, Tensor]:
-                times = x.new_full((len(x), 1), t)
-                return model(x, lattice, times, times, graph, volume, context)
+        def field(x: Tensor, lattice: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            time = x.new_full((1, 1), t)
+            with self._autocast():
+                if isinstance(model, OpenPackFlow):
+                    assert isinstance(context, OpenContext)
+                    v_x, v_l = model(x, lattice, time, time, graph, volume, context)
+                else:
+                    v_x, v_l = model(x, lattice, time, time, graph, context)
+            return v_x.to(x.dtype), v_l.to(x.dtype)
 
-            return open_field
+        return field
 
-        def official_field(x: Tensor, lattice: Tensor, t: float) -> tuple[Tensor, Tensor]:
-            times = x.new_full((len(x), 1), t)
-            return model(x, lattice, times, times, graph, context)
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-        return official_field
-
-    def _context(self, z: int) -> tuple[GraphBatch, object]:
+    def _context(self, z: int) -> tuple[GraphBatch, OfficialContext | OpenContext]:
         if z not in self._contexts:
             graph = tile_graph(self._graph, z).to(self.device)
-            self._contexts[z] = (graph, self.model.context(graph))
+            with self._autocast():
+                self._contexts[z] = (graph, self.model.context(graph, self._trunk))
         return self._contexts[z]
 
 

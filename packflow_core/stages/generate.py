@@ -16,7 +16,7 @@ from packflow_core.crystal.crystal import Crystal
 from packflow_core.crystal.lattice import heights, is_valid_parameters, parameters_to_cell
 from packflow_core.errors import UserInputError
 from packflow_core.model.checkpoint import LoadedModel, load_model
-from packflow_core.model.sampler import Sample, Sampler, Schedule
+from packflow_core.model.sampler import SAMPLER_VERSION, Sample, Sampler, Schedule
 from packflow_core.stages.generate_params import GenerateParams, z_of_index
 from packflow_core.store.rows import Row, crystal_columns
 from packflow_core.store.schema import Reason, Status
@@ -62,13 +62,14 @@ def _load(name: str) -> LoadedModel:
 
 
 def generator_identity(name: str) -> dict[str, str]:
-    """What identifies a generator in keys and provenance: name, preset and hash of its weights.
+    """What identifies a generator: name, preset, hash of its weights, version of the sampler.
 
     Raises:
         UserInputError: unknown generator or unreadable checkpoint.
     """
     loaded = _load(name)
-    return {"name": loaded.name, "preset": loaded.preset, "sha256": loaded.sha256}
+    identity = {"name": loaded.name, "preset": loaded.preset, "sha256": loaded.sha256}
+    return {**identity, "sampler": SAMPLER_VERSION}
 
 
 def generate(

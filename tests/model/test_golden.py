@@ -7,8 +7,9 @@ import torch
 
 from packflow_core.model.batch import GraphBatch
 from packflow_core.model.checkpoint import load_model
+from packflow_core.model.cpu_trunk import CpuTrunk
 from packflow_core.model.flow import flow_loss, interpolate
-from packflow_core.model.sampler import integrate
+from packflow_core.model.solvers import integrate
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SIZES = (12, 16)  # benzene Z=2, acetic acid Z=4
@@ -98,11 +99,12 @@ def test_loss_and_gradients(model, graph, state, expected):
 
 
 @pytest.mark.parametrize("steps", [1, 10])
-def test_ode(model, graph, inputs, expected, steps):
-    shared = model.context(graph)
+@pytest.mark.parametrize("kind", ["module", "cpu"])
+def test_ode(model, graph, inputs, expected, steps, kind):
+    shared = model.context(graph, CpuTrunk(model.transformer) if kind == "cpu" else None)
 
     def field(x, lattice, t):
-        times = x.new_full((2, 1), t)
+        times = x.new_full((1, 1), t)
         return model(x, lattice, times, times, graph, shared)
 
     with torch.no_grad():
@@ -122,18 +124,15 @@ def test_post_trained_layout_loads_and_keeps_its_settings():
 
 
 def test_padding_and_shared_context_do_not_change_a_crystal(model, graph, state):
-    alone = GraphBatch(
-        **{
-            k: (v[1:2] if k not in ("edge_index", "edge_features") else v)
-            for k, v in vars(graph).items()
-        }
-    )
     keep = graph.edge_index[0] == 1
     edges = graph.edge_index[:, keep].clone()
     edges[0] = 0
-    alone = GraphBatch(
-        **{**vars(alone), "edge_index": edges, "edge_features": graph.edge_features[keep]}
-    )
+    per_crystal = {
+        k: v[1:2]
+        for k, v in vars(graph).items()
+        if k not in ("edge_index", "edge_features", "padded")
+    }
+    alone = GraphBatch(**per_crystal, edge_index=edges, edge_features=graph.edge_features[keep])
     both_x, both_l = model(state.x, state.lattice, state.t_x, state.t_l, graph)
     one = slice(1, 2)
     x, lattice = model(
