@@ -66,7 +66,9 @@ started and ended with the command.
 `PACKFLOW_ALLOW_ENGINES` names engines that run foreign code and may come from target files, resumed
 folders and deployments; what you type as `--engine` or `--refine` is allowed by that.""",
 )
-models = typer.Typer(no_args_is_help=True, help="List, show and verify PackFlow models.")
+models = typer.Typer(
+    no_args_is_help=True, help="List, show, download, verify and convert PackFlow models."
+)
 app.add_typer(models, name="models")
 
 terminal = Terminal()
@@ -143,15 +145,42 @@ def run(
     ] = None,
     z: Annotated[
         str | None,
-        typer.Option("--z", help="Molecules per cell, 1 to 16, comma-separated. Default: 2,4."),
+        typer.Option(
+            "--z", metavar="Z,Z,...",
+            help="Molecules per cell, 1 to 16, comma-separated; with shares, 2:1,4:3 makes three "
+            "candidates of Z=4 for one of Z=2. Default: 2,4.",
+        ),
     ] = None,
     n: Annotated[
         int | None,
         typer.Option(
-            "--n", help="Candidates in all, shared evenly among Z. May grow later: the first "
-            "candidates stay the same. Default: 100.",
+            "--n", help="Candidates in all, shared among Z. May grow later: the first candidates "
+            "stay the same. Default: 100.",
         ),
     ] = None,
+    density: Annotated[
+        str | None,
+        typer.Option(
+            "--density", metavar="LOW:HIGH",
+            help="Only candidates of this density, g/cm3; one end may be open, as in 1.3:. Others "
+            "are rejected as soon as they are made.",
+        ),
+    ] = None,
+    volume: Annotated[
+        str | None,
+        typer.Option(
+            "--volume", metavar="LOW:HIGH",
+            help="Only candidates of this volume, Å3 a molecule; likewise.",
+        ),
+    ] = None,
+    racemic: Annotated[
+        bool,
+        typer.Option(
+            "--racemic",
+            help="Crystals of both hands of a chiral molecule. Without it every molecule has the "
+            "hand of the SMILES.",
+        ),
+    ] = False,
     generator: Annotated[
         str | None,
         typer.Option(
@@ -245,6 +274,7 @@ def run(
         "campaign": campaign, "max_failed": max_failed,
         "relax.protocol": None if protocol is None else protocol.value,
         "generate.steps": steps, "refine": refine or None,
+        "density": density, "volume": volume, "racemic": racemic or None,
     }  # fmt: skip
     given = {field: value for field, value in values.items() if value is not None}
     spec = run_commands.spec_from_options(target, given, settings or [])
@@ -509,7 +539,7 @@ def models_measure(
 
 @models.command("list")
 def models_list(json: Json = False) -> None:
-    """List the models that ship with the package."""
+    """List the models that have a name: whose they are, their licence, and which are here."""
     from flows import model_commands
 
     _output(json)
@@ -521,23 +551,74 @@ def models_show(
     model: Annotated[str, typer.Argument(help="Name or checkpoint file.")] = "packflow-open",
     json: Json = False,
 ) -> None:
-    """Show what a model says about itself: configuration, training data, licence, metrics."""
+    """Show a model: licence, source, hash, configuration, training."""
     from flows import model_commands
 
     _output(json)
     model_commands.show_model(terminal, model)
 
 
+@models.command("download")
+def models_download(
+    model: Annotated[
+        str, typer.Argument(help="Name of a published model.", show_default=False)
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when it is on this machine already.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Fetch a published model from Hugging Face, once; its hash is recorded.
+
+    An interrupted download goes on where it was. HF_ENDPOINT names a mirror, HF_TOKEN a token,
+    https_proxy a proxy.
+
+    Example: csp models download packflow-60M
+    """
+    from flows import model_commands
+
+    _output(json, quiet)
+    model_commands.download_model(terminal, model, force)
+
+
 @models.command("verify")
 def models_verify(
     model: Annotated[str, typer.Argument(help="Name or checkpoint file.")] = "packflow-open",
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept", help="Take the file of a published model that is here for the right one."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Load a model and sample one crystal with it; exit code 2 when it is corrupt."""
+    """Check a model's hash, load it and sample one crystal with it; exit code 2 when it fails."""
     from flows import model_commands
 
     _output(json)
-    model_commands.verify_model(terminal, model)
+    model_commands.verify_model(terminal, model, accept)
+
+
+@models.command("convert")
+def models_convert(
+    source: Annotated[
+        str, typer.Argument(help="Name or checkpoint file.", show_default=False)
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(help="File to write.", metavar="FILE.safetensors", show_default=False),
+    ],
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Write a checkpoint as safetensors: the same weights, without the optimiser's state.
+
+    Example: csp models convert model/model.pt mine.safetensors
+    """
+    from flows import model_commands
+
+    _output(json)
+    model_commands.convert_model(terminal, source, target)
 
 
 compare_cli.add_to(app, lambda: terminal)

@@ -44,8 +44,7 @@ def spec_from_options(target: str, given: dict[str, object], settings: Sequence[
     is_file = target.endswith((".yaml", ".yml")) or path.is_file()
     values = read_target(path) if is_file else {"smiles": target}
     typed: dict[str, Any] = {}
-    options = [(f, _z_values(str(v)) if f == "z" else v) for f, v in given.items()]
-    for field, value in [*options, *map(parse_setting, settings)]:
+    for field, value in [*given.items(), *map(parse_setting, settings)]:
         _put(values, field, value)
         _put(typed, field, value)
     spec = make_spec(values, target if is_file else "")
@@ -191,12 +190,3 @@ def _engines(typed: Mapping[str, Any]) -> list[str]:
     steps = refinements_by_stage(typed.get("refine", {}))
     named = [typed.get("engine"), *(step.get("engine") for step in steps.values())]
     return [str(name) for name in named if name is not None]
-
-
-def _z_values(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise UserInputError(
-            f"--z {text} is not a list of whole numbers; write for example --z 2,4."
-        ) from error

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from packflow_core.baselines.genarris_settings import GenarrisSettings
 from packflow_core.baselines.names import BASELINES, family_of
@@ -20,15 +28,25 @@ from packflow_core.baselines.random_params import RandomParams
 from packflow_core.chem.conformer_params import ConformerParams
 from packflow_core.chem.molecule import Molecule
 from packflow_core.errors import UserInputError
+from packflow_core.model.zoo import is_named
+from packflow_core.stages.density_window import (
+    Window,
+    check_reachable,
+    check_window,
+    parse_window,
+)
 from packflow_core.stages.generate_params import GenerateParams
 from packflow_core.stages.hydrogenate import HydrogenateParams
 from packflow_core.stages.rank import RankParams
 from packflow_core.stages.relax import RelaxParams
+from packflow_core.stages.z_shares import lowest_terms, with_shares, z_cycle
 from packflow_core.store.schema import refinement_name
 
 #: Molecules per cell that a run accepts.
 Z_MIN, Z_MAX = 1, 16
 N_MAX = 1_000_000
+#: Fields that narrow down what is sampled; one that is not given is not part of any key.
+CONDITIONS = ("z_shares", "density", "volume", "racemic")
 #: Refinements that a run accepts.
 REFINEMENTS_MAX = 8
 
@@ -105,10 +123,28 @@ class RunSpec(BaseModel):
     smiles: str = Field(description="SMILES of one neutral molecule")
     name: str = Field("", description="name of the target; made from the formula when empty")
     campaign: str = Field("single", description="name of the campaign the run belongs to")
+    racemic: bool = Field(
+        False,
+        description="crystals of both hands of the molecule; without it every molecule has the "
+        "hand of the SMILES",
+    )
     z: tuple[int, ...] = Field(
-        (2, 4), description=f"molecules per cell to sample, each {Z_MIN} to {Z_MAX}"
+        (2, 4),
+        description=f"molecules per cell to sample, each {Z_MIN} to {Z_MAX}; a mapping gives each "
+        "its share of the candidates",
+    )
+    z_shares: tuple[int, ...] = Field(
+        (), description="share of the candidates for each z, as in 2:1,4:3; empty: even shares"
     )
     n: int = Field(100, description=f"number of candidates in all, 1 to {N_MAX}")
+    density: Window | None = Field(
+        None,
+        description="lowest and highest density of candidates, g/cm3; others are rejected before "
+        "anything is spent on them",
+    )
+    volume: Window | None = Field(
+        None, description="lowest and highest volume of candidates, Å3 a molecule; likewise"
+    )
     seed: int = Field(0, description="campaign seed, 0 to 2^63 - 1")
     generator: str = Field(
         "packflow-open",
@@ -155,6 +191,11 @@ class RunSpec(BaseModel):
         0.5, description="fraction of candidates that may fail before the run counts as failed"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _shares_of_z(cls, values: Any) -> Any:
+        return with_shares(values)
+
     @field_validator("smiles")
     @classmethod
     def _canonical(cls, value: str) -> str:
@@ -185,6 +226,22 @@ class RunSpec(BaseModel):
         if not value or any(not Z_MIN <= z <= Z_MAX for z in value):
             raise ValueError(f"z takes one or more whole numbers from {Z_MIN} to {Z_MAX}")
         return tuple(sorted(set(value)))
+
+    @field_validator("z_shares")
+    @classmethod
+    def _one_share_a_z(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        # Without z, which was refused then, there is nothing to compare with.
+        return lowest_terms(value, len(info.data["z"])) if "z" in info.data else ()
+
+    @field_validator("density", "volume", mode="before")
+    @classmethod
+    def _window_as_text(cls, value: Any) -> Any:
+        return parse_window(value)
+
+    @field_validator("density", "volume")
+    @classmethod
+    def _window(cls, value: Window | None) -> Window | None:
+        return check_window(value)
 
     @field_validator("n")
     @classmethod
@@ -244,12 +301,34 @@ class RunSpec(BaseModel):
         return [found[name] for name in names]
 
     @model_validator(mode="after")
+    def _molecule_as_asked(self) -> Self:
+        molecule = Molecule.from_smiles(self.smiles)
+        if self.racemic and not molecule.racemic:
+            molecule = molecule.as_racemate()
+        object.__setattr__(self, "smiles", molecule.smiles)
+        object.__setattr__(self, "racemic", molecule.racemic)
+        if self.density or self.volume:
+            check_reachable(molecule, self.density, self.volume)
+        return self
+
+    @model_validator(mode="after")
     def _name_the_target(self) -> Self:
         if not self.name:
             short = hashlib.sha256(self.smiles.encode()).hexdigest()[:8]
             formula = Molecule.from_smiles(self.smiles).formula
             object.__setattr__(self, "name", f"{formula}-{short}")
         return self
+
+    @property
+    def z_cycle(self) -> tuple[int, ...]:
+        """Z of the candidates of one turn; the candidates go round and round."""
+        return z_cycle(self.z, self.z_shares)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The fields of `CONDITIONS` that were given, in plain types."""
+        values = self.model_dump(mode="json", include=set(CONDITIONS))
+        return {name: values[name] for name in CONDITIONS if values[name]}
 
     @property
     def refinements(self) -> dict[str, Refinement]:
@@ -266,7 +345,9 @@ class RunSpec(BaseModel):
         """How the candidates are generated, as a name that may be part of a path."""
         if self.generator in BASELINES:
             return self.generator
-        stem = Path(self.generator).name.removesuffix(".pt").removesuffix(".pth")
+        stem = Path(self.generator).name
+        for suffix in (".pt", ".pth", ".safetensors"):
+            stem = stem.removesuffix(suffix)
         return re.sub(r"[^A-Za-z0-9._+-]", "_", stem) or "generator"
 
     def default_folder(self, root: str | Path = "runs") -> Path:
@@ -366,8 +447,9 @@ def read_target(path: Path) -> dict[str, Any]:
         fields["reference"] = str(path.parent / Path(reference).expanduser())
     generator = fields.get("generator")
     baseline = generator in BASELINES
-    if isinstance(generator, str) and not baseline and (path.parent / generator).is_file():
-        fields["generator"] = str(path.parent / generator)
+    if isinstance(generator, str) and not baseline and not is_named(generator):
+        beside = path.parent / generator
+        fields["generator"] = str(beside) if beside.is_file() else generator
     conformers = fields.get("conformers")
     if isinstance(conformers, dict) and isinstance(name := conformers.get("file"), str):
         fields["conformers"] = {**conformers, "file": str(path.parent / Path(name).expanduser())}

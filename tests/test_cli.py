@@ -96,6 +96,10 @@ def corrupt(tmp_path):
 MISTAKES = {
     "invalid SMILES": (["run", "C1CC"], "'C1CC' is not a valid SMILES"),
     "two components": (["run", "O.[Na]"], "has 2 components"),
+    "half of the shares": (["run", "CC", "--z", "2:1,4"], "--z 2:1,4:3"),
+    "density in kg/m3": (["run", "CC", "--density", "900:1100"], "check the unit"),
+    "volume upside down": (["run", "CC", "--volume", "80:60"], "lower end of a window comes first"),
+    "racemate of nothing": (["run", "CC", "--racemic"], "no two hands"),
     "element": (["run", "[Fe]"], "contains Fe; the model knows H, B, C"),
     "ion": (["run", "[NH4+]"], "total charge of +1"),
     "Z of 0": (["run", "CC", "--z", "0"], "z = 0 is not allowed"),
@@ -391,7 +395,7 @@ def test_help_names_every_command_and_exit_code(csp, monkeypatch):
     code, out, _ = csp("run", "--help")
     for option in ("--name", "--z", "--n", "--generator", "--engine", "--reference", "--seed",
                    "--workers", "--out", "--json", "--quiet", "--protocol", "--steps", "--refine",
-                   "--device"):  # fmt: skip
+                   "--device", "--density", "--volume", "--racemic"):  # fmt: skip
         assert option in out
     assert "csp run target.yaml --reference known.cif" in out
 
@@ -401,6 +405,40 @@ def test_every_command_explains_itself(csp, command):
     code, out, _ = csp(command, "--help")
     assert code == 0
     assert len(out) > 200
+
+
+def test_models_are_listed_fetched_and_converted(csp, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    code, out, _ = csp("models", "list", "--json")
+    assert code == 0
+    assert len(json.loads(out)["models"]) == 5
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, err = csp("models", "download", "packflow-pa", "--quiet")
+    assert (code, out) == (2, "")
+    assert "HF_HUB_OFFLINE forbids" in err
+    code, _, err = csp("models", "verify", "packflow-pa", "--accept")
+    assert code == 2
+    assert "csp models download packflow-pa" in err
+    target = tmp_path / "m.safetensors"
+    source = DATA / "golden" / "small_best_model.pt"
+    code, out, _ = csp("models", "convert", source, target, "--json")
+    assert code == 0
+    assert json.loads(out)["path"] == str(target)
+    assert target.is_file()
+
+
+def test_conditions_of_the_command_line_reach_the_run(csp, monkeypatch):
+    from flows import run_commands
+
+    seen = []
+    monkeypatch.setattr(run_commands, "run", lambda terminal, spec, out, how: seen.append(spec))
+    csp("run", "C[C@H](N)C(=O)O", "--racemic", "--z", "2:1,4:3", "--density", "1.2:",
+        "--volume", ":130")  # fmt: skip
+    (spec,) = seen
+    assert (spec.z, spec.z_shares, spec.racemic) == ((2, 4), (1, 3), True)
+    assert (spec.density, spec.volume) == ((1.2, None), (None, 130.0))
 
 
 def test_help_loads_nothing_heavy():

@@ -67,8 +67,10 @@ class PackParams(BaseModel):
     space_groups: tuple[int, ...] = Field(
         (), description="numbers of the only space groups to use; empty: all"
     )
-    handedness: Literal["racemic", "enantiopure"] = Field(
-        "racemic", description="enantiopure: only groups that make no mirror images"
+    handedness: Literal["auto", "racemic", "enantiopure"] = Field(
+        "auto",
+        description="enantiopure: only groups that make no mirror images; auto: so where the "
+        "SMILES fixes the hand of the molecule",
     )
     special_positions: bool = Field(
         True, description="molecules on symmetry elements where they are symmetric enough"

@@ -15,10 +15,11 @@ from packflow_core.baselines.molecular_symmetry import MolecularSymmetry, symmet
 from packflow_core.baselines.names import RANDOM_PRESS
 from packflow_core.baselines.press import Pressed, calibrated, press
 from packflow_core.baselines.press_params import PressParams
-from packflow_core.baselines.random_packing import Packed, pack
+from packflow_core.baselines.random_packing import Packed, PackParams, pack
 from packflow_core.baselines.random_params import RANDOM_VERSION, RandomParams
 from packflow_core.chem.conformer_ensemble import ConformerEnsemble
 from packflow_core.chem.molecule import Molecule
+from packflow_core.chem.stereo import stereo_of
 from packflow_core.crystal.contacts import bond_errors, bond_statistics
 from packflow_core.crystal.crystal import Crystal
 from packflow_core.stages.generate_params import z_of_index
@@ -40,6 +41,7 @@ class _Prepared:
     molecule: Molecule
     conformers: FloatArray
     symmetry: tuple[list[MolecularSymmetry], ...]
+    pack: PackParams
     press: PressParams | None
 
 
@@ -61,7 +63,7 @@ def random_rows(
     Args:
         indices: numbers in the sampling sequence of (seed, molecule, z_values).
         conformers: of the molecule; each candidate draws one, all alike.
-        z_values: molecules per primitive cell, taken in turns.
+        z_values: molecules per primitive cell, taken in turns; a Z may be in it several times.
         seed: campaign seed.
         target: first part of the candidate ids.
         params: settings.
@@ -84,7 +86,7 @@ def random_rows(
             z,
             seed,
             number,
-            params.pack,
+            prepared.pack,
             prepared.symmetry[chosen],
         )
         packed.append((index, found))
@@ -125,11 +127,15 @@ def _prepared(ensemble: ConformerEnsemble, params: RandomParams, pressed: bool) 
     symmetry = tuple(
         symmetries(molecule, x) if params.pack.special_positions else [] for x in conformers
     )
+    packing = params.pack
+    if packing.handedness == "auto":
+        hand = "racemic" if stereo_of(molecule).mirror_allowed else "enantiopure"
+        packing = packing.model_copy(update={"handedness": hand})
     fit = params.press if pressed else None
     if fit is not None:
         fit = calibrated(molecule.numbers_h, conformers[0], fit)
         log.debug("%s: hard-sphere diameter %s of vdW sum", molecule.smiles, fit.wanted_contact)
-    return _Prepared(molecule, conformers, symmetry, fit)
+    return _Prepared(molecule, conformers, symmetry, packing, fit)
 
 
 def _pressed(row: Row, outcome: Pressed, molecule: Molecule) -> None:

@@ -15,6 +15,9 @@ from packflow_core.errors import UserInputError
 
 IntArray = NDArray[np.int64]
 
+_CHIRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_NO_BONDS = (Chem.BondType.UNSPECIFIED, Chem.BondType.ZERO, Chem.BondType.OTHER)
+
 
 @dataclass(frozen=True, eq=False)
 class Molecule:
@@ -27,10 +30,14 @@ class Molecule:
         smiles: canonical SMILES (with the stereochemistry the user gave), whose atom order is
             the order of every per-atom array of the project.
         rdmol: sanitised RDKit molecule without explicit hydrogens, in that order.
+        racemic: both hands of the molecule are meant. The SMILES then ends with the mark of a
+            racemate in ChemAxon's extended SMILES, `|&1:...|`, and has the same hand whichever of
+            the two was written.
     """
 
     smiles: str
     rdmol: Chem.Mol = field(repr=False)
+    racemic: bool = False
 
     @classmethod
     def from_smiles(cls, smiles: str) -> Molecule:
@@ -38,7 +45,8 @@ class Molecule:
 
         Raises:
             UserInputError: not a SMILES, several components, an ion, a radical, an element
-                outside the supported set, or nothing but hydrogen.
+                outside the supported set, a bond of no kind, a mixture of diastereomers, or
+                nothing but hydrogen.
         """
         text = smiles.strip()
         if not text:
@@ -68,10 +76,19 @@ class Molecule:
             )
         if any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
             raise UserInputError(f"'{smiles}' is a radical; give a closed-shell molecule.")
+        if any(b.GetBondType() in _NO_BONDS for b in mol.GetBonds()):
+            raise UserInputError(f"'{smiles}' has a bond of no kind (~); write which it is.")
+        both_hands = _racemic(mol, smiles)
         for atom in mol.GetAtoms():
             atom.SetIsotope(0)  # isotopes pack alike, and [2H] would survive RemoveHs
             atom.SetAtomMapNum(0)
         mol = Chem.RemoveHs(mol)
+        molecule = cls._canonical(mol, smiles)
+        return molecule.as_racemate() if both_hands else molecule
+
+    @classmethod
+    def _canonical(cls, mol: Chem.Mol, smiles: str) -> Molecule:
+        """The molecule in the order of its canonical SMILES; `smiles` names it in messages."""
         if not any(a.GetAtomicNum() > 1 for a in mol.GetAtoms()):
             raise UserInputError(f"'{smiles}' has no heavy atom; nothing can be packed.")
         # Workers parse the canonical SMILES again and must get the same atom order, so writing and
@@ -89,6 +106,34 @@ class Molecule:
                 break
             canonical = again
         return cls(smiles=canonical, rdmol=ordered)
+
+    def as_racemate(self) -> Molecule:
+        """The molecule with both of its hands meant.
+
+        Raises:
+            UserInputError: it has no marked centre, or is its own mirror image.
+        """
+        if self.racemic:
+            return self
+        mirrored = Chem.RWMol(self.rdmol)
+        for atom in mirrored.GetAtoms():
+            if atom.GetChiralTag() in _CHIRAL:
+                atom.InvertChirality()
+        other = self._canonical(mirrored.GetMol(), self.smiles)
+        if other.smiles == self.smiles:
+            raise UserInputError(
+                f"'{self.smiles}' has no two hands to make a racemate of; mark its stereo centres, "
+                "those of either hand, or leave racemic out."
+            )
+        one = min(self, other, key=lambda molecule: molecule.smiles)
+        centres = [a.GetIdx() for a in one.rdmol.GetAtoms() if a.GetChiralTag() in _CHIRAL]
+        mark = f" |&1:{','.join(map(str, centres))}|"
+        return Molecule(one.smiles + mark, one.rdmol, racemic=True)
+
+    @property
+    def one_hand(self) -> str:
+        """Canonical SMILES without the mark of a racemate."""
+        return self.smiles.partition(" ")[0]
 
     @cached_property
     def numbers(self) -> IntArray:
@@ -160,6 +205,30 @@ def check_supported(numbers: IntArray, what: str) -> None:
             f"{what} contains {', '.join(wrong)}; the model knows "
             f"{', '.join(SUPPORTED_SYMBOLS)} only."
         )
+
+
+def _racemic(mol: Chem.Mol, smiles: str) -> bool:
+    """Whether an extended SMILES marks a racemate.
+
+    Raises:
+        UserInputError: it marks a mixture of diastereomers.
+    """
+    groups = [
+        group
+        for group in mol.GetStereoGroups()
+        if group.GetGroupType() != Chem.StereoGroupType.STEREO_ABSOLUTE
+    ]
+    if not groups:
+        return False
+    marked = {atom.GetIdx() for group in groups for atom in group.GetAtoms()}
+    centres = {a.GetIdx() for a in mol.GetAtoms() if a.GetChiralTag() in _CHIRAL}
+    if len(groups) > 1 or marked != centres:
+        raise UserInputError(
+            f"'{smiles}' marks a mixture of diastereomers; put all stereo centres into one group "
+            "&1 for a racemate, or give one stereoisomer."
+        )
+    # "or" means that one of the two hands is there, unknown which: their crystals are alike.
+    return bool(groups[0].GetGroupType() == Chem.StereoGroupType.STEREO_AND)
 
 
 class _QuietRDKit:

@@ -48,15 +48,33 @@ class Stereo:
         return len(self.centres) + len(self.bonds)
 
     def accepts(self, inverted: BoolArray) -> bool:
-        """Whether the molecule with these elements [m] inverted is still the molecule wanted."""
-        return not inverted.any() or _same_molecule(self.smiles, tuple(inverted.tolist()))
+        """Whether the molecule with these elements [m] inverted is still the molecule wanted.
+
+        Of a racemate, both hands are.
+        """
+        return self.as_written(inverted) or (
+            self._molecule.racemic and self.as_written(inverted ^ self._mirrored)
+        )
+
+    def as_written(self, inverted: BoolArray) -> bool:
+        """Whether the molecule with these elements [m] inverted is that of the SMILES."""
+        return not inverted.any() or _same_molecule(
+            self._molecule.one_hand, tuple(inverted.tolist())
+        )
+
+    def left_handed(self, molecules: FloatArray) -> BoolArray:
+        """[z] which of the molecules [z, n_atoms, 3] Å are not of the hand that is written."""
+        return np.array([not self.as_written(self.inverted_in(x)) for x in molecules], np.bool_)
 
     @property
     def mirror_allowed(self) -> bool:
         """Whether the mirror image is the molecule wanted, as far as the SMILES says."""
-        inverted = np.zeros(len(self), dtype=np.bool_)
-        inverted[: len(self.centres)] = True
-        return self.accepts(inverted)
+        return self.accepts(self._mirrored)
+
+    @property
+    def _mirrored(self) -> BoolArray:
+        """[m] elements that a mirror inverts: the centres, not the double bonds."""
+        return np.arange(len(self)) < len(self.centres)
 
     def inverted_in(self, positions: FloatArray) -> BoolArray:
         """[m] elements that differ from the SMILES in a molecule in space, lost ones included.

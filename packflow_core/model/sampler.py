@@ -120,6 +120,8 @@ class Sampler:
         device: where the network runs.
         bf16: matrix products in bfloat16, for GPUs and for processors that have such products in
             hardware; elsewhere it is slower. Samples differ slightly from those in float32.
+        volume_scale: factor of the volume that is expected of the molecule. Open models draw cells
+            relative to that; the published ones take no notice.
     """
 
     def __init__(
@@ -129,13 +131,15 @@ class Sampler:
         device: torch.device | str = "cpu",
         *,
         bf16: bool = False,
+        volume_scale: float = 1.0,
     ) -> None:
         self.model = model.to(device).eval()
         self.molecule = molecule
         self.device = torch.device(device)
         self._graph = molecular_graph(molecule)
         self._factor = harmonic_factor(molecule.bonds, molecule.n_heavy)
-        self._volume = expected_volume(molecule.numbers, int(molecule.hydrogen_counts.sum()))
+        expected = expected_volume(molecule.numbers, int(molecule.hydrogen_counts.sum()))
+        self._volume = expected * volume_scale
         self.bf16 = bf16
         trunk = model.trunk if isinstance(model, OpenPackFlow) else model.transformer
         self._trunk = trunk if bf16 else inference_trunk(trunk)

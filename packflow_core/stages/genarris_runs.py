@@ -104,7 +104,7 @@ def _batches(run: RunStore, todo: dict[int, int], conformers: list[int]) -> list
     """The work by attempt, Z and conformer; conformers take turns."""
     groups: defaultdict[tuple[int, int, int], list[tuple[int, int]]] = defaultdict(list)
     for index in sorted(todo):
-        z, number = z_of_index(index, run.plan.spec.z)
+        z, number = z_of_index(index, run.plan.spec.z_cycle)
         conformer = conformers[number % len(conformers)]
         groups[todo[index], z, conformer].append((index, number))
     return [

@@ -87,7 +87,7 @@ def generate(
     Args:
         indices: numbers in the sampling sequence of (seed, molecule, z_values).
         smiles: molecule.
-        z_values: molecules per cell, taken in turns.
+        z_values: molecules per cell, taken in turns; a Z may be in it several times.
         seed: campaign seed.
         target: first part of the candidate ids.
         generator: shipped model or path of a checkpoint.
@@ -98,7 +98,12 @@ def generate(
     """
     molecule = Molecule.from_smiles(smiles)
     loaded = _load(generator)
-    sampler = Sampler(loaded.model, molecule, resolve_device(params.device))
+    sampler = Sampler(
+        loaded.model,
+        molecule,
+        resolve_device(params.device),
+        volume_scale=params.volume_scale or 1.0,
+    )
     by_z: dict[int, list[tuple[int, int]]] = {}
     for index in indices:
         z, number = z_of_index(index, z_values)

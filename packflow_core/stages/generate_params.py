@@ -1,11 +1,14 @@
-"""Settings of the PackFlow sampler, and who gets which Z; needs no torch, as a spec does not."""
+"""Settings of the PackFlow sampler; needs no torch, as a spec does not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from packflow_core.stages.z_shares import z_of_index
+
+__all__ = ["GenerateParams", "z_of_index"]
 
 
 class GenerateParams(BaseModel):
@@ -29,19 +32,17 @@ class GenerateParams(BaseModel):
         2.5, gt=0, description="smallest height of a cell between opposite faces, Å"
     )
 
+    volume_scale: float | None = Field(
+        None,
+        ge=0.5,
+        le=2,
+        description="factor of the expected volume of a molecule that open models aim at; not "
+        "given: 1, or into the window of density or volume where that leaves the expected one out",
+    )
+
     @field_validator("restarts")
     @classmethod
     def _times(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0 < t <= 1 for t in value):
             raise ValueError("restarts takes times above 0 and up to 1")
         return value
-
-
-def z_of_index(index: int, z_values: Sequence[int]) -> tuple[int, int]:
-    """Z of candidate number `index`, and its number among the candidates of that Z.
-
-    The Z values take turns, so that every share is even and a candidate keeps its crystal when
-    more are asked for.
-    """
-    number, which = divmod(index, len(z_values))
-    return z_values[which], number

@@ -12,11 +12,15 @@ import time
 from collections.abc import Sequence
 
 from packflow_core.baselines.names import family_of
+from packflow_core.chem.molecule import Molecule
 from packflow_core.errors import PackflowError
 from packflow_core.spec import RunSpec
+from packflow_core.stages.density_window import apply_windows, volume_scale
+from packflow_core.stages.generate_params import GenerateParams
 from packflow_core.stages.plan import z_of
 from packflow_core.stages.recording import shorten
 from packflow_core.stages.run_store import RunStore
+from packflow_core.stages.z_shares import block_of
 from packflow_core.store.rows import Row, next_row
 from packflow_core.store.schema import Reason, Status
 
@@ -33,7 +37,7 @@ _PACKING_BLOCK = 32
 def block_size(spec: RunSpec) -> int:
     """Consecutive candidates that are best made, and written, together."""
     if family_of(spec.generator) == "packflow":
-        return _SAMPLER_BLOCK * len(spec.z)
+        return block_of(spec.z_cycle, _SAMPLER_BLOCK)
     return _PACKING_BLOCK
 
 
@@ -72,7 +76,7 @@ def make_rows(run: RunStore, work: Sequence[tuple[int, int]]) -> list[Row]:
 
 
 def completed(run: RunStore, row: Row, attempt: int, wall_s: float) -> Row:
-    """The row with the columns that are the run's, not the generator's."""
+    """The row with what is the run's, not the generator's: its columns and its windows."""
     spec = run.plan.spec
     row.update(
         campaign=spec.campaign,
@@ -85,13 +89,13 @@ def completed(run: RunStore, row: Row, attempt: int, wall_s: float) -> Row:
         host=socket.gethostname(),
     )
     row.setdefault("device", "cpu")
-    return row
+    return apply_windows(row, spec.density, spec.volume)
 
 
 def unmade(run: RunStore, index: int, reason: Reason, detail: str) -> Row:
     """Row of a candidate that was attempted and is not there."""
     spec = run.plan.spec
-    z = z_of(index, spec.z)
+    z = z_of(index, spec.z_cycle)
     birth: Row = {"candidate_id": f"{spec.name}-z{z}-{index:06d}", "index": index, "z": z}
     return next_row(
         birth, status=Status.FAILED, reason=reason, detail=shorten(detail),
@@ -108,7 +112,7 @@ def _made(run: RunStore, indices: list[int]) -> list[Row]:
         return random_rows(
             indices,
             conformers=conformers_of(run),
-            z_values=spec.z,
+            z_values=spec.z_cycle,
             seed=spec.seed,
             target=spec.name,
             params=spec.random,
@@ -119,9 +123,17 @@ def _made(run: RunStore, indices: list[int]) -> list[Row]:
     return generate(
         indices,
         smiles=spec.smiles,
-        z_values=spec.z,
+        z_values=spec.z_cycle,
         seed=spec.seed,
         target=spec.name,
         generator=spec.generator,
-        params=spec.generate,
+        params=_aimed(spec),
     )
+
+
+def _aimed(spec: RunSpec) -> GenerateParams:
+    """Settings of the sampler with the volume that the spec's windows ask for."""
+    if spec.generate.volume_scale is not None or not (spec.density or spec.volume):
+        return spec.generate
+    scale = volume_scale(Molecule.from_smiles(spec.smiles), spec.density, spec.volume)
+    return spec.generate.model_copy(update={"volume_scale": scale})

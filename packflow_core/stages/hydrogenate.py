@@ -188,6 +188,12 @@ def _hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row
     if flips.any() and params.reject_stereo_flip:
         detail = f"{int(flips.sum())} stereo elements of {int((flips > 0).sum())} molecules flipped"
         return _rejected(row, Reason.STEREO, detail, columns)
+    if molecule.racemic:
+        left = int(stereo.left_handed(full).sum())
+        if left not in (0, z) and 2 * left != z:
+            detail = f"{z - left} molecules of one hand and {left} of the other"
+            return _rejected(row, Reason.STEREO, detail, columns)
+        notes.append(f"{z - left} molecules of the hand written, {left} of the other")
     return _separate(row, drawn, params, columns, notes)
 
 

@@ -20,7 +20,9 @@ from pydantic import BaseModel
 from packflow_core.baselines.names import family_of
 from packflow_core.chem.molecule import Molecule
 from packflow_core.errors import PackflowError, RunFailedError, UserInputError
+from packflow_core.model.zoo import is_named
 from packflow_core.spec import (
+    CONDITIONS,
     RunSpec,
     engine_of,
     generator_field,
@@ -160,8 +162,10 @@ class RunPlan:
         content, not by path.
         """
         values = self.spec.model_dump(
-            mode="json", exclude={"n", "max_failed", "refine"} | unused_fields(self.spec)
+            mode="json",
+            exclude={"n", "max_failed", "refine", *CONDITIONS} | unused_fields(self.spec),
         )
+        values |= {name: None for name in CONDITIONS} | self.spec.conditions
         values["refine"] = {
             name: step.model_dump(mode="json") for name, step in self.spec.refinements.items()
         }
@@ -209,7 +213,9 @@ def make_plan(
         path = Path(spec.conformers.file).expanduser().resolve()
         absolute["conformers"] = spec.conformers.model_copy(update={"file": str(path)})
     packflow = family_of(spec.generator) == "packflow"
-    if packflow and Path(spec.generator).expanduser().is_file():
+    # A name is a name, also where a file is called so.
+    named = is_named(spec.generator)
+    if packflow and not named and Path(spec.generator).expanduser().is_file():
         absolute["generator"] = str(Path(spec.generator).expanduser().resolve())
     spec = spec.model_copy(update=absolute)
     identities = {
@@ -219,7 +225,12 @@ def make_plan(
         **identities,
     }
     inputs: dict[str, dict[str, Any]] = {
-        "generate": {"smiles": spec.smiles, "z": list(spec.z), "seed": spec.seed},
+        "generate": {
+            "smiles": spec.smiles,
+            "z": list(spec.z),
+            "seed": spec.seed,
+            **spec.conditions,
+        },
         "rank": {"reference": reference_sha256, "conformers": conformers},
         **{name: {"window": step.window_kJ_mol} for name, step in spec.refinements.items()},
     }
