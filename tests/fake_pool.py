@@ -42,14 +42,19 @@ class FakePool:
         self.engines = {}
 
     def map_groups(self, function, groups, timeout_s, renew=None):
-        for members, (_, engine, _, _, states) in groups:
+        for members, arguments in groups:
+            if function.__name__ == "run_hydrogenate":
+                for index, row in members:
+                    yield self._attempt("hydrogenate", index, row)
+                continue
+            _, engine, _, _, states = arguments
             stage = Path(states).parent.name.rsplit("-", 1)[0]
             self.engines[stage] = engine
             for index, (row, _) in members:
                 yield self._attempt(stage, index, row)
 
     def map(self, function, items, timeout_s):
-        stage = {"run_hydrogenate": "hydrogenate", "run_analyse": "rank"}.get(function.__name__)
+        stage = {"run_analyse": "rank"}.get(function.__name__)
         for index, arguments in items:
             if stage is None:  # the ranking of all candidates at once
                 yield Outcome(index, function(*arguments), None, "", 0.1)

@@ -53,7 +53,10 @@ class InlinePool:
 
     def map_groups(self, function, groups, timeout_s, renew=None):
         for members, arguments in groups:
-            items = [(key, (row, *arguments)) for key, (row, _) in members]
+            items = [
+                (key, (payload[0] if isinstance(payload, tuple) else payload, *arguments))
+                for key, payload in members
+            ]
             yield from self.map(function, items, timeout_s)
 
     def map(self, function, items, timeout_s):

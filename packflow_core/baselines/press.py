@@ -85,7 +85,10 @@ class Pressed:
 
 
 def press(
-    packings: Sequence[Packing], params: PressParams, batch_size: int = BATCH_SIZE
+    packings: Sequence[Packing],
+    params: PressParams,
+    batch_size: int = BATCH_SIZE,
+    contacts: Sequence[float] | None = None,
 ) -> list[Pressed]:
     """Press packings of one molecule.
 
@@ -93,14 +96,19 @@ def press(
         packings: loose or overlapping; atoms in the same order, conformers may differ.
         params: settings.
         batch_size: candidates at once; no number depends on it.
+        contacts: hard-sphere diameter of each, in place of the one in the settings.
 
     Returns:
         One outcome for each, in their order. Candidates that cannot be pressed never raise: they
         come back with a reason.
     """
+    if contacts is None:
+        each = [params] * len(packings)
+    else:
+        each = [params.model_copy(update={"wanted_contact": contact}) for contact in contacts]
     members = [
-        Member(p, Shape(p.offsets, wanted_distances(p.numbers, p.offsets, params)))
-        for p in packings
+        Member(p, Shape(p.offsets, wanted_distances(p.numbers, p.offsets, own)))
+        for p, own in zip(packings, each, strict=True)
     ]
     out: dict[int, Pressed] = {}
     for minimum in minimise(members, _stages(params), batch_size):

@@ -8,6 +8,7 @@ costs only the blocks in the air.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -260,6 +261,7 @@ def _repair(
     runs: dict[Unit, RunStore], work: dict[Unit, Work], label: str, pool: WorkerPool
 ) -> None:
     owners: dict[int, tuple[RunStore, dict[int, int], dict[int, Row]]] = {}
+    numbers = itertools.count()  # never again, though finished blocks are forgotten
 
     def groups() -> Iterable[tuple[list[tuple[Any, Row]], tuple[Any, ...]]]:
         for unit, pending in work.items():
@@ -267,13 +269,13 @@ def _repair(
             for begin in range(0, len(pending), _REPAIR_BLOCK):
                 block = dict(pending[begin : begin + _REPAIR_BLOCK])
                 before = {int(r["index"]): r for r in run.stage("generate").rows(block)}
-                number = len(owners)
+                number = next(numbers)
                 owners[number] = run, block, before
                 members = [((number, index), row) for index, row in before.items()]
                 yield members, (spec.smiles, spec.hydrogenate)
 
     waiting: defaultdict[int, list[Row]] = defaultdict(list)
-    for outcome in pool.map_groups(repair_members, groups(), timeout_s=_REPAIR_TIMEOUT_S):
+    for outcome in pool.map_groups(run_hydrogenate, groups(), timeout_s=_REPAIR_TIMEOUT_S):
         go_on()
         number, index = _key(outcome.key)
         run, block, before = owners[number]
@@ -285,14 +287,6 @@ def _repair(
         if len(waiting[number]) == len(block):
             _write(run, "hydrogenate", waiting.pop(number), label)
             del owners[number]
-
-
-def repair_members(
-    members: Sequence[tuple[tuple[int, int], Row]], smiles: str, params: Any
-) -> Iterator[tuple[tuple[int, int], Row] | None]:
-    """`run_hydrogenate` for a block, as a worker process calls it."""
-    for key, row in members:
-        yield key, run_hydrogenate(row, smiles, params)
 
 
 def _key(key: Any) -> tuple[int, int]:

@@ -22,18 +22,25 @@ from packflow_core.chem.conformers import ConformerError, conformer_pool
 from packflow_core.chem.features import MolecularGraph, molecular_graph
 from packflow_core.chem.molecule import Molecule
 from packflow_core.chem.repair import fit_conformer
+from packflow_core.chem.stereo import stereo_of
 from packflow_core.crystal.lattice import constrain, is_valid_parameters, parameters_to_cell
 from packflow_core.model.batch import GraphBatch, make_graph_batch
 from packflow_core.model.cpu_trunk import inference_trunk
 from packflow_core.model.official import OfficialContext, OfficialPackFlow
-from packflow_core.model.open_model import OpenContext, OpenPackFlow, decode_lattice
+from packflow_core.model.open_model import (
+    OpenContext,
+    OpenPackFlow,
+    decode_lattice,
+)
 from packflow_core.model.prior import (
+    BOND_SPREAD,
     expected_volume,
     harmonic_factor,
     pair_with_noise,
     structured_noise,
 )
 from packflow_core.model.solvers import Field, Solver, integrate, network_calls
+from packflow_core.model.symmetric import SymmetricBlock, draw_symmetry, symmetric_groups
 
 FloatArray = NDArray[np.float64]
 
@@ -47,6 +54,9 @@ _BLOCK = {"cpu": 16, "cuda": 64}
 _BLOCK_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 21}
 #: Origins tried when a sample is paired with fresh noise.
 _ORIGINS = 6
+#: Way of a molecule's centre from sample to fresh noise, per axis, in units of the cube root of
+#: the expected volume: that of the pairs in training.
+_RESTART_SPREAD = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,10 +67,16 @@ class Sample:
         positions: [z n, 3] heavy atoms in Å, molecule by molecule, in the frame of
             `packflow_core.crystal.lattice.parameters_to_cell`.
         parameters: [6] a, b, c in Å and angles in degrees; not necessarily a valid cell.
+        space_group: number of the group that the sample was held to; None where to none.
+        expected_volume: volume of one molecule in Å^3, the median of the samples that were
+            integrated together: what the model expects of the molecule's crystals, with less
+            noise than any one sample has.
     """
 
     positions: FloatArray
     parameters: FloatArray
+    space_group: int | None = None
+    expected_volume: float | None = None
 
 
 def candidate_rng(seed: int, smiles: str, z: int, index: int) -> np.random.Generator:
@@ -96,6 +112,9 @@ class Schedule:
             drifted off the data is led back, as in restart sampling (Xu et al., NeurIPS 2023).
             After the last one the molecules are replaced once more.
         restart_steps: ODE steps of each restart, evenly spaced.
+        symmetric: hold each candidate to a space group, see `packflow_core.model.symmetric` (open
+            models only). Where no group puts so many equivalent molecules into a primitive cell,
+            nothing is held.
     """
 
     steps: int = 50
@@ -103,6 +122,7 @@ class Schedule:
     power: float = 1.0
     restarts: tuple[float, ...] = ()
     restart_steps: int = 10
+    symmetric: bool = False
 
     @property
     def network_calls(self) -> int:
@@ -140,6 +160,7 @@ class Sampler:
         self._factor = harmonic_factor(molecule.bonds, molecule.n_heavy)
         expected = expected_volume(molecule.numbers, int(molecule.hydrogen_counts.sum()))
         self._volume = expected * volume_scale
+        self._mirror_allowed = stereo_of(molecule).mirror_allowed
         self.bf16 = bf16
         trunk = model.trunk if isinstance(model, OpenPackFlow) else model.transformer
         self._trunk = trunk if bf16 else inference_trunk(trunk)
@@ -172,6 +193,12 @@ class Sampler:
     ) -> list[Sample]:
         """Samples of the members `kept` of a block; the others only give the block its shape."""
         rngs = [candidate_rng(seed, self.molecule.smiles, z, i) for i in indices]
+        if (
+            schedule.symmetric
+            and isinstance(self.model, OpenPackFlow)
+            and symmetric_groups(z, self._mirror_allowed)
+        ):
+            return self._symmetric_block(z, rngs, kept, schedule)
         field = self._field(z)
         noise = [self._noise(z, rng) for rng in rngs]
         x, lattice = self._tensors([n[0] for n in noise], [n[1] for n in noise])
@@ -189,7 +216,63 @@ class Sampler:
             # is relaxed: end on a conformer, as every restart began on one.
             molecules = positions.reshape(len(positions), z, -1, 3)
             positions = np.stack([self._mended(m) for m in molecules]).reshape(positions.shape)
-        return [Sample(p, q) for p, q in zip(positions, parameters[kept], strict=True)]
+        volume = _median_volume(parameters, z)
+        return [
+            Sample(p, q, expected_volume=volume)
+            for p, q in zip(positions, parameters[kept], strict=True)
+        ]
+
+    def _symmetric_block(
+        self,
+        z: int,
+        rngs: Sequence[np.random.Generator],
+        kept: Sequence[int],
+        schedule: Schedule,
+    ) -> list[Sample]:
+        """Samples of a block held to space groups, see `packflow_core.model.symmetric`."""
+        field, volume = self._field(z), self._volume * z
+        symmetries = [draw_symmetry(z, self._mirror_allowed, rng) for rng in rngs]
+        centres = np.stack([rng.random(3) for rng in rngs])
+        block = SymmetricBlock(symmetries, centres, volume, self.device)
+        shapes = [self._shape(rng) for rng in rngs]
+        x, lattice = self._tensors(shapes, [rng.standard_normal(6) for rng in rngs])
+        x, lattice = block.place(x, lattice)
+        x, lattice = integrate(
+            field, x, lattice, schedule.steps, schedule.solver, schedule.power,
+            project=block.project,
+        )  # fmt: skip
+        spread = _RESTART_SPREAD * np.cbrt(volume)
+        for t in schedule.restarts:
+            clean = self._mended_first(block, x, lattice, kept)
+            noise = [self._shape(rng) + spread * rng.standard_normal(3) for rng in rngs]
+            eps, eps_l = self._tensors(noise, [rng.standard_normal(6) for rng in rngs])
+            eps = eps + clean.mean(1, keepdim=True)
+            lattice = block.constrain((1 - t) * lattice + t * eps_l)
+            x = block.expand((1 - t) * clean + t * eps, lattice)
+            x, lattice = integrate(
+                field, x, lattice, schedule.restart_steps, schedule.solver, start=t,
+                project=block.project,
+            )  # fmt: skip
+        if schedule.restarts:
+            x = block.expand(self._mended_first(block, x, lattice, kept), lattice)
+        parameters, positions = self._parameters(lattice, z), x.double().cpu().numpy()
+        expected = _median_volume(parameters, z)
+        return [Sample(positions[k], parameters[k], symmetries[k].number, expected) for k in kept]
+
+    def _mended_first(
+        self, block: SymmetricBlock, x: Tensor, lattice: Tensor, kept: Collection[int]
+    ) -> Tensor:
+        """First molecules [B, n, 3] of states, those that are kept replaced by conformers."""
+        first = block.collapse(x, lattice)
+        molecules = first.double().cpu().numpy()
+        for k in kept:
+            molecules[k] = self._mended(molecules[k][None])[0]
+        return torch.tensor(molecules, dtype=first.dtype, device=first.device)
+
+    def _shape(self, rng: np.random.Generator) -> FloatArray:
+        """Noise of one molecule about its centre, [n, 3] in Å."""
+        white = rng.standard_normal((self.molecule.n_heavy, 3))
+        return np.asarray(BOND_SPREAD * self._factor @ white)
 
     def _parameters(self, lattice: Tensor, z: int) -> FloatArray:
         """Lattice parameters [B, 6] in Å and degrees of lattice states."""
@@ -296,3 +379,9 @@ class Sampler:
 def tile_graph(graph: MolecularGraph, z: int) -> GraphBatch:
     """Batch of one: the graph of a cell with z copies of a molecule."""
     return make_graph_batch([graph.tiled(z)])
+
+
+def _median_volume(parameters: FloatArray, z: int) -> float | None:
+    """Å^3 of one molecule, median over cells of parameters [B, 6]; None where none is valid."""
+    cells = [parameters_to_cell(p) for p in parameters if is_valid_parameters(p)]
+    return float(np.median(np.linalg.det(np.stack(cells)))) / z if cells else None

@@ -17,6 +17,8 @@ from torch import Tensor
 Solver = Literal["euler", "ab2", "heun", "midpoint"]
 #: Field of a solver: (x [B, N, 3], lattice [B, 6], t) -> their velocities.
 Field = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+#: Puts a state (x, lattice) back onto what it must keep to.
+Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def time_grid(steps: int, power: float = 1.0, start: float = 1.0) -> list[float]:
@@ -37,6 +39,7 @@ def integrate(
     solver: Solver = "euler",
     power: float = 1.0,
     start: float = 1.0,
+    project: Projection | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Integrate the flow from t = start to t = 0 in both channels at once.
 
@@ -49,6 +52,7 @@ def integrate(
             were learned up to t = 0 but not at it); midpoint.
         power: of the grid, see `time_grid`.
         start: time of the given state.
+        project: applied to the state after every step.
 
     Source:
         Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, sections II.1 and III.5.
@@ -68,4 +72,6 @@ def integrate(
             w_x, w_l = field(x - half * v_x, lattice - half * v_l, t - half)
         before = h, v_x, v_l
         x, lattice = x - h * w_x, lattice - h * w_l
+        if project is not None:
+            x, lattice = project(x, lattice)
     return x, lattice

@@ -123,8 +123,14 @@ def _outcomes(
     if kind.function is None:
         raise ValueError(f"stage '{stage}' does not work candidate by candidate")
     if not kind.grouped:
+        seats = make_seats(means.workers, "cpu", gpu=False)
+        workers = pool(seats, run.folder / LOG)
+        if kind.group > 1:
+            size = max(1, min(kind.group, len(rows) // len(seats)))
+            cut = list(rows.items())
+            parts = [(cut[k : k + size], extra) for k in range(0, len(cut), size)]
+            return workers.map_groups(kind.function, parts, timeout_s=seconds)
         items = [(i, (row, *extra)) for i, row in rows.items()]
-        workers = pool(make_seats(means.workers, "cpu", gpu=False), run.folder / LOG)
         return workers.map(kind.function, items, timeout_s=seconds)
     store = run.stage(stage)
     traits = engine_traits(engine_of(run.plan.spec, stage))

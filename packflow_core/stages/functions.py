@@ -1,8 +1,8 @@
 """The function of each stage, as worker processes call it.
 
-Module-level, picklable arguments; one row in and one row out, but for the relaxations, which take
-a group of candidates and give their rows one by one. Nothing here imports the generator: most
-workers need no torch.
+Module-level, picklable arguments; one row in and one row out, but for `hydrogenate` and the
+relaxations, which take a group of candidates and give their rows one by one. Nothing here imports
+the generator.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from packflow_core.stages.relax import Payload, RelaxParams
 
 
-def run_hydrogenate(row: Row, smiles: str, params: HydrogenateParams) -> Row:
-    """`hydrogenate` for a molecule given as SMILES."""
-    from packflow_core.stages.hydrogenate import hydrogenate
+def run_hydrogenate(
+    members: Sequence[tuple[int, Row]], smiles: str, params: HydrogenateParams
+) -> Iterator[tuple[int, Row] | None]:
+    """`hydrogenate_many` for a molecule given as SMILES; members are (key, row)."""
+    from packflow_core.stages.hydrogenate import hydrogenate_many
 
-    return hydrogenate(row, _molecule(smiles), params)
+    done = hydrogenate_many([row for _, row in members], _molecule(smiles), params)
+    yield from ((key, row) for (key, _), row in zip(members, done, strict=True))
 
 
 def run_relax(

@@ -36,7 +36,12 @@ log = logging.getLogger(__name__)
 def schedule_of(params: GenerateParams) -> Schedule:
     """The part of the settings that the sampler needs."""
     return Schedule(
-        params.steps, params.solver, params.power, params.restarts, params.restart_steps
+        params.steps,
+        params.solver,
+        params.power,
+        params.restarts,
+        params.restart_steps,
+        params.symmetry,
     )
 
 
@@ -132,6 +137,7 @@ def _row(sample: Sample, molecule: Molecule, z: int, params: GenerateParams) -> 
     """Status and crystal of one sample."""
     numbers = np.tile(molecule.numbers, z)
     row: Row = {"status": str(Status.OK), "reason": str(Reason.NONE), "detail": "", "z": z}
+    row.update(space_group_drawn=sample.space_group, expected_volume_A3=sample.expected_volume)
     row.update(numbers=numbers.tolist(), n_atoms=len(numbers), n_heavy=len(numbers))
     parameters = sample.parameters
     if not (np.isfinite(sample.positions).all() and np.isfinite(parameters).all()):

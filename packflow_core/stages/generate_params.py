@@ -16,13 +16,20 @@ class GenerateParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(30, ge=1, le=10_000, description="ODE steps")
-    solver: Literal["euler", "heun"] = Field("euler", description="ODE solver")
+    steps: int = Field(10, ge=1, le=10_000, description="ODE steps")
+    solver: Literal["euler", "ab2", "heun", "midpoint"] = Field(
+        "ab2", description="ODE solver; ab2 and euler call the network once a step, others twice"
+    )
+    symmetry: bool = Field(
+        True,
+        description="hold every candidate to a space group, drawn as often as in the CSD; open "
+        "models only",
+    )
     power: float = Field(
-        1.5, ge=1, le=4, description="time grid (1 - i/steps)^power; above 1: finer near the data"
+        1.0, ge=1, le=4, description="time grid (1 - i/steps)^power; above 1: finer near the data"
     )
     restarts: tuple[float, ...] = Field(
-        (0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
+        (),
         description="times from which a sample is drawn again, its molecules mended before; "
         "empty: none; open models only",
     )

@@ -1,15 +1,18 @@
 """Stage `hydrogenate`: crooked molecules mended, hydrogens added, overlaps removed.
 
-Order: the cell is checked, the mirror image taken where the generator drew the other hand,
-crooked molecules are replaced by conformers, hydrogens added (a molecule whose hydrogens find no
-place is replaced too), stereochemistry checked, overlapping molecules moved out of each other's
-way, and, where that is not enough, the cell grown until nothing overlaps.
+A symmetric proposal becomes a conformer pressed in its space group, see
+`packflow_core.stages.pressing`, and is done. Order for the others: the cell is checked, the mirror
+image taken where the generator drew the other hand, crooked molecules are replaced by conformers,
+hydrogens added (a molecule whose hydrogens find no place is replaced too), stereochemistry
+checked, overlapping molecules moved out of each other's way, and, where that is not enough, the
+cell grown until nothing overlaps.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from packflow_core.store.schema import Reason, Status
 if TYPE_CHECKING:
     from packflow_core.chem.conformers import ConformerPool
     from packflow_core.chem.molecule import Molecule
+    from packflow_core.stages.pressing import PressedProposal
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,11 @@ class HydrogenateParams(BaseModel):
     )
     max_repair_rmsd_A: float | None = Field(
         None, gt=0, description="reject where the best conformer fits worse than this, Å; no limit"
+    )
+    press: bool = Field(
+        True,
+        description="press symmetric proposals in their space group, molecules rigid, to the "
+        "volume that the generator expects; needs repair",
     )
     n_conformers: int = Field(20, ge=1, le=1000, description="conformers embedded per molecule")
     conformer_seed: int = Field(0, ge=0, description="seed of the conformer embedding")
@@ -94,21 +103,50 @@ class HydrogenateParams(BaseModel):
 
 
 def hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row:
-    """Complete one generated heavy-atom crystal to an all-atom crystal.
+    """`hydrogenate_many` for one candidate."""
+    return hydrogenate_many([row], molecule, params)[0]
+
+
+def hydrogenate_many(
+    rows: Sequence[Row], molecule: Molecule, params: HydrogenateParams
+) -> list[Row]:
+    """Complete generated heavy-atom crystals to all-atom crystals.
 
     Args:
-        row: row of the stage `generate`: z molecules of heavy atoms in the order of `molecule`.
+        rows: rows of the stage `generate`: z molecules of heavy atoms in the order of `molecule`.
             Hydrogens, where a generator gave them in project order, are placed anew.
         molecule: the molecule.
         params: tolerances and switches.
 
     Returns:
-        Row of the stage `hydrogenate`; what is wrong with the candidate is in status, reason and
-        detail, never raised. A rejected row keeps the crystal it came with.
+        Rows of the stage `hydrogenate`, each as if it had been alone; what is wrong with a
+        candidate is in status, reason and detail, never raised. A rejected row keeps the crystal
+        it came with.
     """
     began = time.perf_counter()
     try:
-        out = _hydrogenate(row, molecule, params)
+        pressed = _pressed(rows, molecule, params)
+    except Exception:  # the candidates still have the other way
+        logger.exception("proposals of %s could not be pressed", molecule.smiles)
+        pressed = {}
+    each = (time.perf_counter() - began) / max(1, len(rows))
+    return [_one(row, molecule, params, pressed.get(k), each) for k, row in enumerate(rows)]
+
+
+def _one(
+    row: Row,
+    molecule: Molecule,
+    params: HydrogenateParams,
+    pressed: PressedProposal | None,
+    seconds: float,
+) -> Row:
+    """One candidate; `seconds` is its share of what was done for all."""
+    began = time.perf_counter()
+    try:
+        if pressed is not None:
+            out = pressed.row(row, molecule)
+        else:
+            out = _hydrogenate(row, molecule, params)
     except Exception as error:  # a fault of ours must cost one candidate, not the run
         logger.exception("hydrogenate failed for candidate %s", row.get("candidate_id"))
         out = next_row(
@@ -117,8 +155,32 @@ def hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row:
             reason=Reason.INTERNAL,
             detail=f"{type(error).__name__}: {error}",
         )
-    out["wall_s"] = time.perf_counter() - began
+    out["wall_s"] = seconds + time.perf_counter() - began
     return out
+
+
+def _pressed(
+    rows: Sequence[Row], molecule: Molecule, params: HydrogenateParams
+) -> dict[int, PressedProposal]:
+    """What the press makes of those rows that are for it, by place."""
+    if not (params.press and params.repair):
+        return {}
+    proposals: dict[int, tuple[Crystal, float]] = {}
+    for k, row in enumerate(rows):
+        if row.get("method") in BASELINES or row.get("space_group_drawn") is None:
+            continue
+        crystal, _ = _check(row, molecule, params)
+        if crystal is not None:
+            volume = row.get("expected_volume_A3") or crystal.volume / crystal.z
+            proposals[k] = crystal.heavy_only(), float(volume)
+    pool = _pool_or_none(molecule, params) if proposals else None
+    if pool is None:
+        return {}
+    from packflow_core.stages.pressing import press_proposals
+
+    pressed = press_proposals(proposals, pool)
+    limit = params.max_repair_rmsd_A
+    return {k: p for k, p in pressed.items() if limit is None or p.rmsd <= limit}
 
 
 def _hydrogenate(row: Row, molecule: Molecule, params: HydrogenateParams) -> Row:
@@ -252,6 +314,7 @@ def _separate(
         crystal, growth = separation
     ratio = min_contact_ratio(crystal).ratio
     columns.update(cell_growth=growth, min_contact=ratio if np.isfinite(ratio) else None)
+    columns["press_contact"] = None
     per_atom = crystal.volume / crystal.n_heavy
     if per_atom > params.max_volume_per_atom_A3:
         return _rejected(row, Reason.DENSITY, _too_large(per_atom, params), columns)

@@ -33,20 +33,23 @@ class StageWork:
             parent process.
         chunk: candidates in a chunk, as long as this gives at most `MAX_CHUNKS` chunks.
         timeout_s: time limit of the first attempt at one candidate, s; doubles with each attempt.
-        grouped: whether a worker takes several candidates at once.
+        grouped: whether a worker takes several candidates at once, and its engine decides how many.
+        group: candidates that a worker takes at once where no engine decides; above one the
+            function is called with a group of candidates, too.
     """
 
     function: Callable[..., Any] | None
     chunk: int
     timeout_s: float
     grouped: bool = False
+    group: int = 1
 
 
 #: Stages by kind (`stage_kind`). Chunks are sized by cost: a hydrogenation takes tens of
 #: milliseconds, a relaxation 1 to 60 s.
 WORK: dict[str, StageWork] = {
     "generate": StageWork(None, 256, 0.0),  # see `generation`
-    "hydrogenate": StageWork(run_hydrogenate, 250, 300.0),
+    "hydrogenate": StageWork(run_hydrogenate, 250, 300.0, group=16),
     "relax_h": StageWork(run_relax, 100, 600.0, grouped=True),
     "relax": StageWork(run_relax, 50, 3600.0, grouped=True),
     "rank": StageWork(run_analyse, 100, 600.0),

@@ -131,7 +131,13 @@ _RELAX_FIELDS = (
 STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
     "generate": (
         *_BOND_FIELDS,
-        _field("space_group_drawn", _I, "space group that a baseline packed the molecules in"),
+        _field("space_group_drawn", _I, "space group that the generator made the candidate in"),
+        _field(
+            "expected_volume_A3",
+            _F,
+            "volume of a molecule that the model expects: median of candidates drawn together",
+            "Å3",
+        ),
         _field("source_id", _S, "name that the program behind a baseline gave the structure"),
     ),
     "hydrogenate": (
@@ -142,6 +148,12 @@ STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
         _field("relief_rotation_deg", _F, "largest turn of a molecule that did so", "degrees"),
         _field("relief_volume_ratio", _F, "volume of the cell after that, over the one before"),
         _field("cell_growth", _F, "isotropic growth factor of the cell that removed overlaps"),
+        _field(
+            "press_contact",
+            _F,
+            "diameter of the atoms, over the van der Waals sum, with which the press reached the "
+            "expected volume; empty where it was not used",
+        ),
         _field("min_contact", _F, "shortest intermolecular contact over the van der Waals sum"),
         _field("stereo_flipped", _I, "stereo centres that differ from the SMILES"),
     ),

@@ -279,7 +279,7 @@ def test_the_report_holds_what_the_tables_hold(folder, tmp_path):
 
 def test_variants_are_those_that_a_generator_has(folder, model):
     published = Path(__file__).parents[1] / "data/golden/small_best_model.pt"
-    settings = settings_of(folder, spec={})
+    settings = settings_of(folder, spec={"generate": {"restarts": (0.5,)}})
     found = {
         str(name): dict(make_generator(str(name), settings, "NC(N)=O").sampling)
         for name in (published, model, "random+press")
@@ -289,7 +289,7 @@ def test_variants_are_those_that_a_generator_has(folder, model):
         {"raw": "raw", "restarts": "restarts", "repaired": "restarts"},
         {"raw": "raw"},
     ]
-    without = settings_of(folder, spec={"generate": {"restarts": ()}})
+    without = settings_of(folder, spec={})
     assert dict(make_generator(str(model), without, "NC(N)=O").sampling) == {
         "raw": "raw", "repaired": "raw",
     }  # fmt: skip

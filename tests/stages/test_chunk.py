@@ -35,7 +35,10 @@ class FakePool:
 
     def map_groups(self, function, groups, timeout_s, renew=None):
         for members, arguments in groups:
-            items = [(index, (row, *arguments)) for index, (row, _) in members]
+            items = [
+                (index, (payload[0] if isinstance(payload, tuple) else payload, *arguments))
+                for index, payload in members
+            ]
             yield from self.map(function, items, timeout_s)
 
     def map(self, function, items, timeout_s):

@@ -165,7 +165,8 @@ def test_open_models_aim_at_a_window_that_is_elsewhere(tmp_path, quick):
     assert inside(aimed) > 2 * inside(plain) + 3
     assert inside(aimed) == sum(row["status"] == "ok" for row in aimed)
     model = load_model("packflow-open").model
-    by_hand = Sampler(model, molecule, volume_scale=1.2).sample(2, [0], 0, Schedule(2))[0]
+    schedule = Schedule(2, "ab2")
+    by_hand = Sampler(model, molecule, volume_scale=1.2).sample(2, [0], 0, schedule)[0]
     assert aimed[0]["positions"] == pytest.approx(by_hand.positions.reshape(-1), abs=1e-5)
 
 
