@@ -4,10 +4,12 @@
     python benchmarks/sampling.py open      the shipped model: this path, plain modules, bfloat16
     python benchmarks/sampling.py memory    peak memory against the number of candidates
     python benchmarks/sampling.py calls     the shipped model end to end, by schedules
+    python benchmarks/sampling.py compile   torch.compile against the path that is taken
 
-`all` (the default) does everything. The official layout has random weights, which cost as much as
-trained ones. The yardstick is the forward pass of a `torch.nn.TransformerEncoder` of the same
-width, heads, layers, feed-forward width and number of tokens, once with the network's own
+`all` (the default) does everything but `compile`, which needs a C++ compiler. What samples are
+worth is measured by sampling_quality.py. The official layout has random weights, which cost as
+much as trained ones. The yardstick is the forward pass of a `torch.nn.TransformerEncoder` of the
+same width, heads, layers, feed-forward width and number of tokens, once with the network's own
 activation, GELU(tanh), and once with the exact GELU, for which PyTorch has a fused kernel; both
 are pre-norm, in evaluation mode, without gradients, mask or bias. The sampler makes that many
 passes a step and everything else on top. Times are those of the process, turns are taken, and
@@ -23,7 +25,6 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,10 +42,17 @@ from torch import nn
 from packflow_core.chem.molecule import Molecule
 from packflow_core.model.checkpoint import load_model
 from packflow_core.model.official import OfficialConfig, OfficialPackFlow
+from packflow_core.model.open_model import OpenPackFlow
 from packflow_core.model.sampler import Sampler, Schedule, block_size
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
-SIZES = {"2M": OfficialConfig(256, 8, 4, 512), "20M": OfficialConfig(320, 8, 12, 1280)}
+SIZES = {
+    "2M": OfficialConfig(256, 8, 4, 512),
+    "20M": OfficialConfig(320, 8, 12, 1280),
+    "60M": OfficialConfig(640, 10, 12, 2560),
+}
+#: Euler steps of one turn; noise and set-up weigh little beside them, as in a real run.
+STEPS = {"2M": 10, "20M": 4, "60M": 2}
 #: Candidates of one block of the sampler.
 CANDIDATES = 16
 OLD = Schedule(30, "euler", 1.5, (0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 10)
@@ -59,7 +67,10 @@ SCHEDULES = {
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parts = {"encoder": encoder, "open": open_model, "memory": memory, "calls": calls}
+    parts = {
+        "encoder": encoder, "open": open_model, "memory": memory, "calls": calls,
+        "compile": compiled,
+    }  # fmt: skip
     parser.add_argument("part", nargs="?", default="all", choices=["all", *parts])
     parser.add_argument("--rounds", type=int, default=9, help="turns that each contestant has")
     parser.add_argument("--json", type=Path, help="file for the numbers")
@@ -70,7 +81,9 @@ def main() -> None:
     if args.child:
         print(_peak_of(args.child[0], int(args.child[1])))
         return
-    chosen = parts if args.part == "all" else {args.part: parts[args.part]}
+    chosen = {k: v for k, v in parts.items() if args.part in ("all", k)}
+    if args.part == "all":
+        del chosen["compile"]
     found: dict[str, Any] = {"torch": torch.__version__}
     with torch.no_grad():
         for name, part in chosen.items():
@@ -89,7 +102,7 @@ def encoder(rounds: int) -> list[dict[str, Any]]:
     for size, config in SIZES.items():
         for z in (2, 4):
             sampler = Sampler(OfficialPackFlow(config), Molecule.from_smiles(ASPIRIN))
-            atoms, steps = z * sampler.molecule.n_heavy, 4 if size == "2M" else 2
+            atoms, steps = z * sampler.molecule.n_heavy, STEPS[size]
             assert block_size(atoms) == CANDIDATES
             tokens = torch.randn(CANDIDATES, atoms, config.d_model)
             own = _encoder(config, lambda x: F.gelu(x, approximate="tanh"))
@@ -100,7 +113,7 @@ def encoder(rounds: int) -> list[dict[str, Any]]:
                     "own": lambda e=own, t=tokens, s=steps: [e(t) for _ in range(s)],
                     "fused": lambda e=fused, t=tokens, s=steps: [e(t) for _ in range(s)],
                 },
-                rounds,
+                rounds if size != "60M" else max(3, rounds // 2),
             )
             line = {
                 "size": size,
@@ -145,16 +158,17 @@ def open_model(rounds: int) -> list[dict[str, Any]]:
 def memory(rounds: int) -> list[dict[str, Any]]:
     """Peak memory of fresh processes that sample few or many candidates in one call."""
     del rounds
+    numbers = (0, 16, 64, 256)
     print("\npeak memory of the process in MB, 104 heavy atoms, candidates in one call")
-    print(f"{'model':10}" + "".join(f"{n:>8}" for n in (16, 64, 256)))
+    print(f"{'model':10}" + "".join(f"{n:>8}" for n in numbers))
     lines = []
-    for model in ("2M", "open"):
+    for model in ("2M", "20M", "open"):
         peaks = []
-        for n in (16, 64, 256):
+        for n in numbers:
             command = [sys.executable, __file__, "--child", model, str(n)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             peaks.append(float(done.stdout.split()[-1]))
-        lines.append({"model": model, "peak_MB": peaks})
+        lines.append({"model": model, "candidates": numbers, "peak_MB": peaks})
         print(f"{model:10}" + "".join(f"{p:8.0f}" for p in peaks))
     return lines
 
@@ -172,6 +186,34 @@ def calls(rounds: int) -> list[dict[str, Any]]:
         share = ratio(times, name, first)
         lines.append({"schedule": name, "calls": schedule.network_calls, "time": share})
         print(f"{name:20}{schedule.network_calls:6}{share:7.3f}")
+    return lines
+
+
+def compiled(rounds: int) -> list[dict[str, Any]]:
+    """One Euler step with the network compiled for its shape, against the path that is taken."""
+    print("\ntorch.compile, 16 candidates, one step: CPU time over that of the path taken")
+    print(f"{'model':7}{'atoms':>6}{'compiled':>9}{'first step, s':>14}")
+    molecule = Molecule.from_smiles(ASPIRIN)
+    lines = []
+    for name in ("2M", "20M", "open"):
+        for z in (2, 4):
+            torch._dynamo.reset()
+            network = _network(name)
+            taken, other = Sampler(network, molecule), Sampler(_network(name), molecule)
+            other.model.load_state_dict(network.state_dict())
+            other._trunk = None
+            forward = torch.compile(other.model.forward, dynamic=False)
+            other.model.forward = forward  # type: ignore[method-assign]
+            begun = time.perf_counter()
+            _sampling(other, z, Schedule(1))()
+            begun = time.perf_counter() - begun
+            times = compare(
+                {k: _sampling(s, z, Schedule(4)) for k, s in (("a", taken), ("b", other))}, rounds
+            )
+            atoms = z * molecule.n_heavy
+            share = ratio(times, "b", "a")
+            lines.append({"model": name, "atoms": atoms, "over_taken": share, "first_s": begun})
+            print(f"{name:7}{atoms:6}{share:9.2f}{begun:14.1f}")
     return lines
 
 
@@ -205,14 +247,20 @@ def _encoder(config: OfficialConfig, activation: str | Callable[[Any], Any]) -> 
     return nn.TransformerEncoder(layer, config.num_layers, norm, enable_nested_tensor=False).eval()
 
 
+def _network(name: str) -> OfficialPackFlow | OpenPackFlow:
+    return load_model("packflow-open").model if name == "open" else OfficialPackFlow(SIZES[name])
+
+
 def _peak_of(model: str, n: int) -> float:
-    """Peak resident memory in MB of this process after sampling n candidates."""
-    network = (
-        load_model("packflow-open").model if model == "open" else OfficialPackFlow(SIZES[model])
-    )
-    sampler = Sampler(network, Molecule.from_smiles(ASPIRIN))
-    sampler.sample(8, range(n), seed=0, schedule=Schedule(1))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory in MB of this process after sampling n candidates.
+
+    Of a new program alone (VmHWM of Linux): what getrusage tells includes the parent's.
+    """
+    sampler = Sampler(_network(model), Molecule.from_smiles(ASPIRIN))
+    if n:
+        sampler.sample(8, range(n), seed=0, schedule=Schedule(1))
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

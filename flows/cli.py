@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flows import compare_cli, conformer_cli, evaluate_cli
+from flows import compare_cli, conformer_cli, evaluate_cli, synthetic_cli, train_cli
 from flows.console import EXIT_INTERRUPTED, CommandInterrupted, Terminal
 
 _EPILOG_RUN = """**Examples**
@@ -439,60 +439,6 @@ def doctor(json: Json = False) -> None:
     raise typer.Exit(commands.doctor(terminal))
 
 
-@app.command()
-def train(
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data", metavar="DIR", show_default=False,
-            help="Folder with crystals.parquet and molecules.parquet, or with train.npz and "
-            "val.npz; docs/training.md describes them.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="DIR", help="Folder of the training.", show_default=False),
-    ],
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps in all.")] = None,
-    cooldown: Annotated[
-        int | None, typer.Option("--cooldown", help="Last steps, with a falling learning rate.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE",
-            help="Any other setting, for example --set d_model=320; may be repeated.",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", min=0.0, help="Stop after so long.", show_default=False),
-    ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:  # fmt: skip
-    """Train a PackFlow model on your own crystals, or continue an interrupted training.
-
-    The same command continues where the folder ends; DIR/model.pt is the checkpoint so far.
-
-    Example: csp train --data tables --out model --steps 20000 --cooldown 5000
-    """
-    from flows import run_commands, train_commands
-
-    _output(json, quiet, verbose)
-    values: dict[str, object] = {"steps": steps, "cooldown": cooldown}
-    given = {key: value for key, value in values.items() if value is not None}
-    given |= dict(run_commands.parse_setting(text) for text in settings or [])
-    train_commands.train(
-        terminal, data, out, given, device=device, threads=threads, minutes=minutes
-    )
-
-
 @models.command("measure")
 def models_measure(
     data: Annotated[
@@ -512,7 +458,7 @@ def models_measure(
     restarts: Annotated[
         bool,
         typer.Option(
-            "--restarts/--no-restarts", help="Draw as csp run does, or in one go from the noise."
+            "--restarts/--no-restarts", help="Draw again from part of the noise, or only once."
         ),
     ] = True,
     molecules: Annotated[
@@ -613,7 +559,7 @@ def models_convert(
 ) -> None:  # fmt: skip
     """Write a checkpoint as safetensors: the same weights, without the optimiser's state.
 
-    Example: csp models convert model/model.pt mine.safetensors
+    Example: csp models convert best_model.pt mine.safetensors
     """
     from flows import model_commands
 
@@ -623,7 +569,9 @@ def models_convert(
 
 compare_cli.add_to(app, lambda: terminal)
 evaluate_cli.add_to(app, lambda: terminal)
+train_cli.add_to(app, lambda: terminal)
 app.command("conformers")(conformer_cli.conformers)
+app.command("synthesise")(synthetic_cli.synthesise)
 
 
 def _output(json: bool, quiet: bool = False, verbose: bool = False) -> None:

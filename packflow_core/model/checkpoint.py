@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from packflow_core.errors import RunFailedError, UserInputError
 from packflow_core.model import zoo
+from packflow_core.model.ablations import AblatedConfig, AblatedPackFlow
 from packflow_core.model.checkpoint_files import (
     FORMAT_OFFICIAL,
     FORMAT_OPEN,
@@ -195,17 +198,26 @@ def _official(content: dict[str, Any]) -> tuple[OfficialPackFlow, dict[str, Any]
     """Network of a published checkpoint; shapes come from the weights, never from the name."""
     state = {_strip(k): v for k, v in check_weights(content["model_state_dict"]).items()}
     layers = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer.layers."))
-    config = OfficialConfig(
-        d_model=state["cart_coords_embedder.0.weight"].shape[0],
-        nhead=state["attn_bias_builder.head_bias_base"].shape[0],
-        num_layers=layers,
-        dim_feedforward=state["transformer.layers.0.linear1.weight"].shape[0],
-        time_embed_dim=state["time_cart_embedder.0.weight"].shape[1],
-    )
-    check_weights(state, asdict(config))
+    shape = {
+        "d_model": state["cart_coords_embedder.0.weight"].shape[0],
+        "num_layers": layers,
+        "dim_feedforward": state["transformer.layers.0.linear1.weight"].shape[0],
+        "time_embed_dim": state["time_cart_embedder.0.weight"].shape[1],
+    }
+    told = content.get("model_config")
+    build: Callable[[], OfficialPackFlow]
+    if isinstance(told, dict) and told.get("bonds") in ("gnn", "none"):
+        # One of our ablations, whose weights do not show everything.
+        shape |= {k: int(told[k]) for k in ("nhead", "gnn_layers")}
+        check_weights(state, shape)
+        build = functools.partial(AblatedPackFlow, AblatedConfig(**shape, bonds=told["bonds"]))
+    else:
+        shape["nhead"] = state["attn_bias_builder.head_bias_base"].shape[0]
+        check_weights(state, shape)
+        build = functools.partial(OfficialPackFlow, OfficialConfig(**shape))
     with torch.device("meta"):
-        _check_shapes(OfficialPackFlow(config), state)
-    model = OfficialPackFlow(config)
+        _check_shapes(build(), state)
+    model = build()
     model.load_state_dict(state, strict=True)
     return model, plain({k: content[k] for k in _OFFICIAL_META if k in content})
 

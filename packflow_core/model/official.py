@@ -127,10 +127,12 @@ class OfficialPackFlow(nn.Module):
         rest = (context.tokens + (shared + second.bias)[:, None]).flatten(0, 1)
         # The last product of the embedding adds to the rest of the token as it is written.
         h = torch.addmm(rest, self.cart_coords_embedder[:2](x).flatten(0, 1), second.weight.t())
-        h = h.view(*x.shape[:2], -1)
+        # Layers add to tokens of full precision, with autocast too.
+        h = h.view(*x.shape[:2], -1).to(x.dtype)
         h = (context.trunk or self.transformer)(h, itertools.repeat(context.bias))
-        v = self.cart_coords_output_head(h)
+        v = self.cart_coords_output_head(h).to(x.dtype)
         if not graph.padded:
-            return v, self.lattice_output_head(h.mean(1))
+            return v, self.lattice_output_head(h.mean(1)).to(x.dtype)
         mask = graph.mask[..., None].to(h.dtype)
-        return v * mask, self.lattice_output_head((h * mask).sum(1) / mask.sum(1))
+        pooled = (h * mask).sum(1) / mask.sum(1)
+        return v * mask, self.lattice_output_head(pooled).to(x.dtype)

@@ -208,9 +208,10 @@ class OpenPackFlow(nn.Module):
         config = self.config
         context = context if context is not None else self.context(graph)
         cell = decode_cell(lattice, volume)
-        fractional = x @ torch.linalg.inv(cell)
-        vectors, distance = _pair_vectors(x, fractional, cell, context.same_molecule[:, 0])
-        pair = self._pairs(distance, context)
+        with torch.autocast(x.device.type, enabled=False):  # half precision would lose 0.05 Å
+            fractional = x @ torch.linalg.inv_ex(cell).inverse
+            vectors, distance = _pair_vectors(x, fractional, cell, context.same_molecule[:, 0])
+        pair = self._pairs(distance.to(_half(x)), context)  # but is plenty for a bias
 
         angle = 2 * torch.pi * fractional
         waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
@@ -280,10 +281,12 @@ class OpenPackFlow(nn.Module):
         heads = self.config.nhead
         q, k = self.vector_qk(h).view(b, n, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
         logits = (q @ k.transpose(-1, -2)) * (d // heads) ** -0.5 + bias
-        weights = logits.to(vectors.dtype).softmax(-1) * torch.tanh(gate.to(vectors.dtype))
-        # [B, H, N, N] x [B, N, N, 3]: one small product per atom
-        mean = torch.einsum("bhij,bijc->bihc", weights, vectors)
-        return torch.einsum("bihc,bih->bic", mean, self.vector_gate(h).to(vectors.dtype))
+        gates = self.vector_gate(h).to(vectors.dtype)
+        with torch.autocast(h.device.type, enabled=False):
+            weights = logits.to(vectors.dtype).softmax(-1) * torch.tanh(gate.to(vectors.dtype))
+            # [B, H, N, N] x [B, N, N, 3]: one small product per atom
+            mean = torch.einsum("bhij,bijc->bihc", weights, vectors)
+            return torch.einsum("bihc,bih->bic", mean, gates)
 
 
 def _half(x: Tensor) -> torch.dtype:
@@ -307,7 +310,7 @@ def _pair_vectors(
     nearest = torch.einsum("bijc,bcd->bijd", step, cell)
     vectors = torch.where(same_molecule[..., None], plain, nearest)
     distance = (vectors.square().sum(-1) + 1e-8).sqrt()
-    return vectors, distance[:, None].to(_half(x))  # half precision is plenty for a bias
+    return vectors, distance[:, None]
 
 
 def _radial(distance: Tensor, same_molecule: Tensor) -> Tensor:

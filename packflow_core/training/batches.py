@@ -1,7 +1,7 @@
 """Batches for training: drawn by weight, bucketed by size, paired with noise; all by counter.
 
-Batch number s is a function of (seed, s) alone, so a resumed training sees what an unbroken one
-would have seen.
+Batch number s of a rank is a function of (seed, s, rank) alone, so a resumed training sees what
+an unbroken one would have seen. Rank 0 sees the same however many ranks there are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from packflow_core.chem.features import MolecularGraph
-from packflow_core.crystal.lattice import cell_to_parameters
+from packflow_core.crystal.lattice import cell_to_parameters, unconstrain
+from packflow_core.crystal.unwrap import place_whole_molecules
 from packflow_core.model.batch import GraphBatch, make_graph_batch
 from packflow_core.model.open_model import encode_lattice
 from packflow_core.model.prior import pair_with_noise, structured_noise
@@ -52,26 +53,39 @@ class BatchPlan:
         n_origins: origins tried when a crystal is paired with noise; 0 switches pairing off.
         structured: correlated noise, see `packflow_core.model.prior`; else white noise.
         invert: invert half of the crystals through the origin.
+        wrap: take the image of every molecule whose central atom lies in the cell (appendix B).
+        relative_lengths: lattice states of the open model; otherwise the published ones.
     """
 
     atoms: int = 1200
     n_origins: int = 6
     structured: bool = True
     invert: bool = True
+    wrap: bool = False
+    relative_lengths: bool = True
 
 
 class BatchMaker:
-    """Makes batch number s of a training set; deterministic in (seed, s)."""
+    """Makes batch number s of a training set; deterministic in (seed, s, rank).
 
-    def __init__(self, data: TrainingSet, plan: BatchPlan, seed: int) -> None:
-        self.data, self.plan, self.seed = data, plan, seed
+    Args:
+        data: crystals.
+        plan: how batches are made.
+        seed: of the training.
+        rank: which of several processes this is; each has a stream of its own.
+    """
+
+    def __init__(self, data: TrainingSet, plan: BatchPlan, seed: int, rank: int = 0) -> None:
+        self.data, self.plan, self.seed, self.rank = data, plan, seed, rank
         self._sizes = data.sizes()
         self._cdf = np.cumsum(data.weights())
         self._tiled: dict[tuple[int, int], MolecularGraph] = {}
 
     def __call__(self, step: int) -> TrainingBatch:
         """Batch number `step`."""
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        # The last word of the counter is out of reach of any batch: ranks cannot overlap.
+        philox = np.random.Philox(key=[self.seed, step], counter=[0, 0, 0, self.rank])
+        rng = np.random.Generator(philox)
         # Draw a pool, sort by size, take a random window: sizes match, and every crystal is
         # drawn in proportion to its weight.
         pool = np.searchsorted(self._cdf, rng.random(256) * self._cdf[-1])
@@ -94,7 +108,8 @@ class BatchMaker:
             x, eps = self._pair(int(index), molecule, z, float(volume[k]), rng)
             x0[k, : x.shape[0]], noise[k, : x.shape[0]] = x, eps
         parameters = cell_to_parameters(data.cells[indices].astype(np.float64))
-        lattice0 = encode_lattice(parameters, volume)
+        relative = self.plan.relative_lengths
+        lattice0 = encode_lattice(parameters, volume) if relative else unconstrain(parameters)
         return TrainingBatch(
             graph=make_graph_batch(graphs),
             x0=_tensor(x0),
@@ -117,6 +132,7 @@ class BatchMaker:
         """Data and noise [z n, 3] of one crystal, both centred, in matching order."""
         plan = self.plan
         x = self.data.crystal(index)
+        cell = self.data.cells[index].astype(np.float64)
         if plan.invert and rng.random() < 0.5:
             x = -x
         n = x.shape[1]
@@ -129,14 +145,26 @@ class BatchMaker:
             eps = white
         if plan.n_origins:
             order, shift = pair_with_noise(
-                x.mean(1), self.data.cells[index].astype(np.float64), eps.mean(1),
-                rng.random((plan.n_origins, 3)),
-            )  # fmt: skip
+                x.mean(1), cell, eps.mean(1), rng.random((plan.n_origins, 3))
+            )
             x = x[order] + shift[:, None]
         else:
             x = x[rng.permutation(z)]
+        if plan.wrap:
+            x = wrapped(x, cell)
         x = x - x.mean((0, 1))
         return x.reshape(-1, 3), eps.reshape(-1, 3)
+
+
+def wrapped(x: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Molecules moved by lattice vectors into their canonical images (PackFlow, appendix B).
+
+    Args:
+        x: [z, n, 3] Å, molecules whole.
+        cell: [3, 3] Å.
+    """
+    placed = place_whole_molecules((x @ np.linalg.inv(cell)).reshape(-1, 3), len(x))
+    return (placed @ cell).reshape(x.shape)
 
 
 def _tensor(a: NDArray[np.float64]) -> Tensor:

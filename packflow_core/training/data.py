@@ -48,6 +48,7 @@ class TrainingSet:
         erel: [c] energy above the minimum of its landscape, kJ/mol (NaN where unknown).
         offsets: [c + 1] first atom of each crystal in `positions`.
         positions: [atoms, 3] Å, molecule by molecule in the order of `graphs`, molecules whole.
+        fixed_weights: [c] sampling probabilities instead of those of `weights`; None for those.
     """
 
     smiles: list[str]
@@ -60,6 +61,7 @@ class TrainingSet:
     erel: NDArray[np.float32]
     offsets: NDArray[np.int64]
     positions: NDArray[np.float32]
+    fixed_weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.molecule)
@@ -78,8 +80,11 @@ class TrainingSet:
 
         A molecule is drawn with weight sqrt(min(crystals, cap)), so that large landscapes do not
         drown the rest; inside a molecule a crystal has weight exp(-erel / temperature), with the
-        temperature in kJ/mol, and 1 where the energy is unknown.
+        temperature in kJ/mol, and 1 where the energy is unknown. Sets of several folders have
+        `fixed_weights`, which count instead.
         """
+        if self.fixed_weights is not None:
+            return self.fixed_weights
         inside = np.exp(-np.nan_to_num(self.erel.astype(np.float64)) / temperature)
         counts = np.bincount(self.molecule, minlength=len(self.smiles))
         totals = np.bincount(self.molecule, weights=inside, minlength=len(self.smiles))

@@ -13,6 +13,12 @@ log = logging.getLogger(__name__)
 CRYSTALS, MOLECULES = "crystals.parquet", "molecules.parquet"
 
 
+def has_split(folder: Path, split: str, cache: Path) -> bool:
+    """Whether `open_split` would find a prepared split, or tables that may hold it."""
+    prepared = any((where / f"{split}.npz").is_file() for where in (folder, cache))
+    return prepared or all((folder / name).is_file() for name in (CRYSTALS, MOLECULES))
+
+
 def open_split(folder: Path, split: str, cache: Path, *, max_heavy: int = 96) -> TrainingSet:
     """One split of a data folder.
 

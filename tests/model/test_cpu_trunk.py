@@ -96,6 +96,22 @@ def test_official_bias_is_one_for_all_candidates():
     assert largest.numel < 8 * n * n  # not even one dense [H, N, N], with four candidates
 
 
+def test_official_tokens_stay_in_full_precision_under_autocast():
+    torch.manual_seed(0)
+    model = OfficialPackFlow(OfficialConfig(32, 8, 2, 64)).eval()
+    graph, x, lattice, t = crystals(2, 3)
+    seen = []
+
+    def trunk(h, biases):
+        seen.append(h.dtype)
+        return model.transformer(h, biases)
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        v, v_l = model(x, lattice, t, t, graph, model.context(graph, trunk))
+    assert seen == [torch.float32]
+    assert v.dtype == v_l.dtype == torch.float32
+
+
 def test_open_biases_are_made_one_layer_at_a_time():
     torch.manual_seed(0)
     config = OpenConfig(d_model=32, nhead=8, num_layers=6, dim_feedforward=64, pair_dim=8)

@@ -95,6 +95,61 @@ def test_bond_order_reaches_the_output(model):
     assert (v - w).abs().max() > 1e-4
 
 
+def test_gradients_agree_with_finite_differences(model):
+    """In a padded batch, through activations that are computed in place."""
+    small, x_s, l_s = crystal_inputs("CC(=O)O", 2)
+    large, x_l, l_l = crystal_inputs("Clc1ccccc1", 2, seed=1)
+    x = torch.zeros(2, x_l.shape[1], 3, dtype=torch.float64)
+    x[0, : x_s.shape[1]], x[1] = x_s[0], x_l[0]
+    lattice, batch = torch.cat([l_s, l_l]), make_graph_batch([small, large])
+    generator = torch.Generator().manual_seed(3)
+    out_x = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    out_l = torch.randn(lattice.shape, generator=generator, dtype=torch.float64)
+
+    def loss(x, lattice):
+        times = (t.expand(2, 1) for t in TIMES)
+        v, v_l = model(x, lattice, *times, batch, VOLUME.expand(2, 1))
+        return (v * out_x).sum() + (v_l * out_l).sum()
+
+    inputs = [x.requires_grad_(), lattice.requires_grad_()]
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss(*inputs), inputs + parameters)
+    ways = [torch.randn(g.shape, generator=generator, dtype=torch.float64) for g in gradients]
+    for moved in (inputs, parameters):
+        places = range(2) if moved is inputs else range(2, len(gradients))
+        slope = sum((gradients[k] * ways[k]).sum() for k in places)
+        ends = []
+        with torch.no_grad():
+            for step in (1e-6, -2e-6):
+                for tensor, k in zip(moved, places, strict=True):
+                    tensor.add_(ways[k], alpha=step)
+                ends.append(loss(*inputs))
+            for tensor, k in zip(moved, places, strict=True):
+                tensor.add_(ways[k], alpha=1e-6)
+        torch.testing.assert_close((ends[0] - ends[1]) / 2e-6, slope, rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_leaves_the_geometry_alone(monkeypatch):
+    """Products in half precision would move atoms by hundredths of an Å."""
+    torch.manual_seed(0)
+    net, seen = OpenPackFlow(SMALL).eval(), []
+    graph, x, lattice = crystal_inputs("CC(=O)O", 2)
+
+    def recorded(h, vectors, bias, gate):
+        seen.append((vectors, bias.dtype))
+        return torch.zeros_like(vectors[:, 0])
+
+    monkeypatch.setattr(net, "_along_vectors", recorded)
+    inputs = [t.float() for t in (x, lattice, *TIMES)]
+    with torch.no_grad():
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                v, v_l = net(*inputs, make_graph_batch([graph]), VOLUME.float())
+            assert v.dtype == v_l.dtype == torch.float32
+    assert [dtype for _, dtype in seen] == [torch.float32, torch.bfloat16]
+    assert torch.equal(seen[0][0], seen[1][0])
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.floats(3, 30), min_size=3, max_size=3),
