@@ -228,13 +228,14 @@ def measure(
     # The network by itself: symmetry and press would hide what it has learned. The fine schedule
     # keeps the numbers of different versions comparable.
     sampler = GenerateParams(
-        symmetry=False, steps=30, solver="euler", power=1.5, restarts=RESTARTS if restarts else ()
-    )
+        symmetry=False, steps=30, solver="euler", power=1.5, restart_steps=10,
+        restarts=RESTARTS if restarts else (),
+    )  # fmt: skip
     if steps is not None:
         sampler = sampler.model_copy(update={"steps": steps})
     quality = evaluate(
         loaded.model, open_split(data, split, data), samples=samples,
-        schedule=schedule_of(sampler), max_molecules=molecules, seed=seed,
+        schedule=schedule_of(sampler, loaded.preset), max_molecules=molecules, seed=seed,
     )  # fmt: skip
     facts = {
         "model": loaded.name, "sha256": loaded.sha256, "split": split,

@@ -16,9 +16,16 @@ class GenerateParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(10, ge=1, le=10_000, description="ODE steps")
-    solver: Literal["euler", "ab2", "heun", "midpoint"] = Field(
-        "ab2", description="ODE solver; ab2 and euler call the network once a step, others twice"
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="ODE steps; not given: 10 for open models, 100 for published ones",
+    )
+    solver: Literal["euler", "ab2", "heun", "midpoint"] | None = Field(
+        None,
+        description="ODE solver; ab2 and euler call the network once a step, others twice; not "
+        "given: ab2 for open models, euler for published ones",
     )
     symmetry: bool = Field(
         True,
@@ -33,7 +40,7 @@ class GenerateParams(BaseModel):
         description="times from which a sample is drawn again, its molecules mended before; "
         "empty: none; open models only",
     )
-    restart_steps: int = Field(10, ge=1, le=1000, description="ODE steps of each restart")
+    restart_steps: int = Field(2, ge=1, le=1000, description="ODE steps of each restart")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     min_height_A: float = Field(
         2.5, gt=0, description="smallest height of a cell between opposite faces, Å"

@@ -36,7 +36,9 @@ def spec(**fields):
 def quick(monkeypatch):
     """A sampler that is done soon."""
     wanted = stage.schedule_of
-    monkeypatch.setattr(stage, "schedule_of", lambda p: Schedule(2, wanted(p).solver))
+    monkeypatch.setattr(
+        stage, "schedule_of", lambda p, preset: Schedule(2, wanted(p, preset).solver)
+    )
 
 
 def rows_of(tmp_path, made, indices=None):
