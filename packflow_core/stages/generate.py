@@ -27,6 +27,7 @@ __all__ = [
     "generate",
     "generator_identity",
     "resolve_device",
+    "sample_row",
     "schedule_of",
     "z_of_index",
 ]
@@ -127,7 +128,7 @@ def generate(
         samples = sampler.sample(z, [number for _, number in members], seed, schedule)
         seconds = (time.monotonic() - started) / len(members)
         for (index, _), sample in zip(members, samples, strict=True):
-            row = _row(sample, molecule, z, params)
+            row = sample_row(sample, molecule, z, params)
             row.update(
                 candidate_id=f"{target}-z{z}-{index:06d}",
                 index=index,
@@ -141,7 +142,7 @@ def generate(
     return [rows[i] for i in indices]
 
 
-def _row(sample: Sample, molecule: Molecule, z: int, params: GenerateParams) -> Row:
+def sample_row(sample: Sample, molecule: Molecule, z: int, params: GenerateParams) -> Row:
     """Status and crystal of one sample."""
     numbers = np.tile(molecule.numbers, z)
     row: Row = {"status": str(Status.OK), "reason": str(Reason.NONE), "detail": "", "z": z}

@@ -8,6 +8,7 @@ and `MOLECULE_COLUMNS`; `docs/training.md` describes them. The result of `prepar
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,24 @@ class TrainingSet:
             path, smiles=np.array(self.smiles), molecule=self.molecule, z=self.z,
             cells=self.cells, erel=self.erel, offsets=self.offsets, positions=self.positions,
         )  # fmt: skip
+
+    @classmethod
+    def of_molecules(cls, smiles: Sequence[str]) -> TrainingSet:
+        """A set that knows molecules and no crystal of them.
+
+        Args:
+            smiles: canonical SMILES.
+        """
+        return cls(
+            smiles=list(smiles),
+            **_molecule_data(list(smiles)),
+            molecule=np.zeros(0, dtype=np.int64),
+            z=np.zeros(0, dtype=np.int64),
+            cells=np.zeros((0, 3, 3), dtype=np.float32),
+            erel=np.zeros(0, dtype=np.float32),
+            offsets=np.zeros(1, dtype=np.int64),
+            positions=np.zeros((0, 3), dtype=np.float32),
+        )
 
     @classmethod
     def load(cls, path: Path) -> TrainingSet:

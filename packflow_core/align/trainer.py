@@ -1,0 +1,369 @@
+"""Physics alignment (PackFlow, algorithm 1): rollouts, rewards, clipped updates; resumable.
+
+The state (policy, optimiser, step, memory) is written whole and often. Molecules, noise and times
+of a step depend on the seed and the step alone, so an interrupted alignment continues exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from packflow_core import __version__
+from packflow_core.align.advantages import mixed_advantages
+from packflow_core.align.memory import DiversityFilter, ReplayBuffer
+from packflow_core.align.objective import clipped_objective, divergence
+from packflow_core.align.params import AlignParams
+from packflow_core.align.records import write_candidates
+from packflow_core.align.rewards import Score, group_rewards
+from packflow_core.align.rollouts import Group, draw_groups, sample_group, usable
+from packflow_core.align.scoring import score_groups
+from packflow_core.align.surrogate import (
+    FrozenDraw,
+    as_crystals,
+    batch_plan,
+    frozen_draws,
+    surrogate_losses,
+)
+from packflow_core.errors import UserInputError
+from packflow_core.model.checkpoint import load_model
+from packflow_core.store.rows import Row, crystal_of
+from packflow_core.store.schema import Status
+from packflow_core.training.data import TrainingSet
+from packflow_core.training.export import MODEL_FILE, export_checkpoint
+from packflow_core.training.logs import TrainingLog
+from packflow_core.training.state import read_state, write_state
+
+if TYPE_CHECKING:
+    from packflow_core.workers import WorkerPool
+
+log = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+
+#: Called with the policy; gives columns for the log.
+Validation = Callable[[Any], dict[str, float]]
+
+
+class Aligner:
+    """One alignment in a folder; `run` continues where the folder's state ends.
+
+    Args:
+        params: settings.
+        generator: model of the zoo or checkpoint to begin with; also the reference.
+        chemistry: the molecules to learn on.
+        folder: of the alignment; created where it is missing.
+        pool: workers for the rewards.
+        device: where the network runs.
+        validation: measures the policy every `validate_every` steps.
+        tensorboard: log for TensorBoard too.
+
+    Raises:
+        UserInputError: the folder holds an alignment of other settings or another generator, no
+            molecule fits, or something cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        params: AlignParams,
+        generator: str,
+        chemistry: TrainingSet,
+        folder: Path,
+        pool: WorkerPool,
+        device: str = "cpu",
+        *,
+        validation: Validation | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        if not usable(chemistry, params):
+            raise UserInputError(
+                f"No molecule fits into a cell of {params.max_heavy} heavy atoms with Z = "
+                f"{min(params.z)}; raise max_heavy or take a smaller Z."
+            )
+        self.params, self.chemistry, self.folder = params, chemistry, folder
+        self.pool, self.device, self.validation = pool, torch.device(device), validation
+        loaded = load_model(generator)
+        self.preset = loaded.preset
+        self.start = {"name": Path(loaded.name).name, "sha256": loaded.sha256}
+        # Dropout and the like are off throughout: ratios compare equal networks.
+        self.model = loaded.model.to(self.device).eval()
+        self.reference = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+        )
+        self.plan = batch_plan(self.model)
+        self.replay, self.diversity = ReplayBuffer(), DiversityFilter()
+        self.step, self.seconds = 0, 0.0
+        self.ended = ""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        self._rows = TrainingLog(folder, self.step, tensorboard=tensorboard)
+
+    # -- the loop ----------------------------------------------------------------------------
+    def run(
+        self,
+        on_step: Callable[[int, dict[str, float]], None] = lambda step, row: None,
+        time_limit: float = math.inf,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Align until all steps are done, the divergence stops it, or the time is over.
+
+        Args:
+            on_step: told the step and its row of the log.
+            time_limit: s; after the step in which they pass the alignment saves and stops.
+            stop: asked after every step; likewise.
+        """
+        began = time.monotonic()
+        while self.step < self.params.steps and not self.ended:
+            started = time.monotonic()
+            row = self._one_step()
+            self.step += 1
+            self.seconds += time.monotonic() - started
+            every = self.params.validate_every
+            last = self.step == self.params.steps or bool(self.ended)
+            if self.validation and every and (self.step % every == 0 or last):
+                row |= self.validation(self.model)
+            elif self.validation:
+                row |= dict.fromkeys(self._validation_names, math.nan)
+            self._rows.write({"step": self.step, "seconds": round(self.seconds, 1), **row})
+            log.info("alignment step %d %s", self.step, row)
+            on_step(self.step, row)
+            ending = last or stop() or time.monotonic() - began > time_limit
+            if ending or self.step % self.params.save_every == 0:
+                self.save()
+            if ending:
+                return
+
+    @property
+    def checkpoint(self) -> Path:
+        """The model that comes out."""
+        return self.folder / MODEL_FILE
+
+    @property
+    def _validation_names(self) -> tuple[str, ...]:
+        return tuple(getattr(self.validation, "names", ()))
+
+    def _one_step(self) -> dict[str, float]:
+        """Rollouts, rewards and updates of one batch; a row of the log."""
+        params = self.params
+        groups = draw_groups(self.chemistry, params, self.step)
+        rows, scores = self._roll_out(groups)
+        replayed = self._add_replayed(groups, rows, scores)
+        advantages = [
+            self._advantages(g, r, s) for g, r, s in zip(groups, rows, scores, strict=True)
+        ]
+        write_candidates(self.folder, self.step, groups, rows, scores, advantages, replayed)
+        facts = _facts(scores, replayed)
+        members = [
+            (g, row, float(a), float(w))
+            for g, group_rows, group_a, group_w in zip(
+                groups, rows, advantages, map(self._kl_weights, scores), strict=True
+            )
+            for row, a, w in zip(group_rows, group_a, group_w, strict=True)
+            if row["status"] == Status.OK  # a cell that does not close has no state to learn from
+        ]
+        if members:
+            facts |= self._update(members)
+        return facts
+
+    # -- rollouts and rewards ----------------------------------------------------------------
+    def _roll_out(self, groups: Sequence[Group]) -> tuple[list[list[Row]], list[list[Score]]]:
+        rows: list[list[Row]] = []
+
+        def sampled() -> Iterator[tuple[str, Sequence[Row]]]:
+            for number, group in enumerate(groups):
+                seed = int(
+                    np.random.default_rng([self.params.seed, 3, self.step, number]).integers(2**62)
+                )
+                rows.append(sample_group(self.model, self.preset, group, self.params, seed))
+                yield group.smiles, rows[-1]
+
+        p = self.params
+        scores = score_groups(sampled(), p.engine, p.mode, p.hydrogen_steps, self.pool)
+        return rows, scores
+
+    def _add_replayed(
+        self, groups: Sequence[Group], rows: list[list[Row]], scores: list[list[Score]]
+    ) -> list[int]:
+        """Let the best earlier candidates join their groups; how many joined each."""
+        joined = []
+        for group, group_rows, group_scores in zip(groups, rows, scores, strict=True):
+            kind = _kind(group)
+            earlier = self.replay.take(kind, self.params.replay)
+            if self.params.replay:
+                self.replay.put(kind, list(zip(group_rows, group_scores, strict=True)))
+            group_rows += [row for row, _ in earlier]
+            group_scores += [score for _, score in earlier]
+            joined.append(len(earlier))
+        return joined
+
+    def _advantages(self, group: Group, rows: list[Row], scores: Sequence[Score]) -> FloatArray:
+        p = self.params
+        energies, forces = group_rewards(scores, p.penalise)
+        found = mixed_advantages(energies, forces, p.energy_share, p.advantage_clip)
+        if p.diversity:
+            factors = self.diversity.factors(_kind(group), rows)
+            found = np.where(found > 0, found * factors, found)
+        return found
+
+    def _kl_weights(self, scores: Sequence[Score]) -> FloatArray:
+        """[K] weights of the divergence; with `weighted_kl` from twice beta down to 0 by reward."""
+        weights = np.full(len(scores), self.params.kl_weight)
+        if self.params.weighted_kl:
+            energies, _ = group_rewards(scores, penalise=True)
+            known = np.isfinite(energies)
+            place = np.argsort(np.argsort(-energies[known]))  # 0 for the worst
+            if known.sum() > 1:
+                weights[known] *= 2.0 * (1.0 - place / (known.sum() - 1))
+        return weights
+
+    # -- updates -----------------------------------------------------------------------------
+    def _update(self, members: Sequence[tuple[Group, Row, float, float]]) -> dict[str, float]:
+        p = self.params
+        crystals = [crystal_of(row) for _, row, _, _ in members]
+        rollouts = as_crystals(
+            self.chemistry,
+            [group.molecule for group, *_ in members],
+            [group.z for group, *_ in members],
+            [crystal.positions for crystal in crystals],
+            [crystal.cell for crystal in crystals],
+        )
+        advantages = torch.tensor([m[2] for m in members], dtype=torch.float32)
+        weights = torch.tensor([m[3] for m in members], dtype=torch.float32)
+        draws = [
+            draw.to(self.device)
+            for draw in frozen_draws(rollouts, self.plan, (p.seed, self.step), p.draws)
+        ]
+        old = [self._losses(self.model, draw) for draw in draws]
+        reference = [self._losses(self.reference, draw) for draw in draws]
+        total = sum(len(draw.members) for draw in draws)
+        facts: dict[str, float] = {}
+        epochs = 0
+        for _ in range(p.epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            sums: dict[str, float] = dict.fromkeys(
+                ("loss", "ratio", "clipped", "divergence", "moved"), 0.0
+            )
+            for draw, before, frozen in zip(draws, old, reference, strict=True):
+                share = len(draw.members) / total
+                new = surrogate_losses(self.model, draw, p.lattice_weight)
+                found = clipped_objective(
+                    new, before, frozen, advantages[draw.members].to(self.device),
+                    clip=p.clip, kl_weight=weights[draw.members].to(self.device),
+                )  # fmt: skip
+                (found.loss * share).backward()
+                moved = float(divergence(new.detach(), before).mean())
+                for name, value in (
+                    ("loss", found.loss.item()), ("ratio", found.ratio),
+                    ("clipped", found.clipped), ("divergence", found.divergence),
+                    ("moved", moved),
+                ):  # fmt: skip
+                    sums[name] += share * value
+            facts = sums
+            if p.ratio_stop and sums["moved"] > p.ratio_stop:
+                break
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), p.max_norm)
+            if torch.isfinite(norm):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = p.learning_rate * min(1.0, (self.step + 1) / max(1, p.warmup))
+                self.optimizer.step()
+            epochs += 1
+            facts["gradient"] = float(norm)
+        after = [self._losses(self.model, draw) for draw in draws]
+        away = (
+            sum(float(divergence(a, r).sum()) for a, r in zip(after, reference, strict=True))
+            / total
+        )
+        if p.kl_stop and away > p.kl_stop:
+            self.ended = f"divergence {away:.3g} from the reference"
+        return {**facts, "divergence": away, "epochs": float(epochs)}
+
+    @torch.no_grad()
+    def _losses(self, network: Any, draw: FrozenDraw) -> torch.Tensor:
+        return surrogate_losses(network, draw, self.params.lattice_weight)
+
+    # -- saving and resuming -----------------------------------------------------------------
+    def save(self) -> None:
+        """Write the state and the policy as a checkpoint.
+
+        Raises:
+            UserInputError: the folder cannot be written.
+        """
+        state = {
+            "params": self.params.model_dump(mode="json"),
+            "start": self.start,
+            "molecules": self.chemistry.smiles,
+            "step": self.step,
+            "seconds": self.seconds,
+            "ended": self.ended,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "replay": self.replay.content,
+            "diversity": self.diversity.content,
+        }
+        write_state(self.folder, state)
+        meta = {
+            "packflow_csp": __version__,
+            "torch": str(torch.__version__),
+            "aligned_from": self.start,
+            "steps": self.step,
+            "seconds": round(self.seconds, 1),
+            "device": self.device.type,
+            "molecules": len(self.chemistry.smiles),
+            "params": self.params.model_dump(mode="json"),
+            "architecture": asdict(self.model.config),
+        }
+        export_checkpoint(self.folder / MODEL_FILE, self.model, self.model.state_dict(), meta)
+
+    def _resume(self) -> None:
+        state = read_state(self.folder, self.device)
+        if state is None:
+            return
+        saved = state["params"]
+        if wrong := self.params.differing(saved):
+            raise UserInputError(
+                f"{self.folder} holds an alignment with other settings "
+                f"({', '.join(f'{k}={saved.get(k)}' for k in wrong)}); choose another folder."
+            )
+        if state.get("start") != self.start or state.get("molecules") != self.chemistry.smiles:
+            raise UserInputError(
+                f"{self.folder} holds an alignment of another generator or on other molecules; "
+                "choose another folder."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.ended = str(state.get("ended", ""))
+        self.replay = ReplayBuffer(state["replay"])
+        self.diversity = DiversityFilter(state["diversity"])
+        log.info("alignment continues at step %d", self.step)
+
+
+def _kind(group: Group) -> str:
+    return f"{group.smiles} {group.z}"
+
+
+def _facts(scores: Sequence[Sequence[Score]], replayed: Sequence[int]) -> dict[str, float]:
+    """What the log tells of the new candidates of a step."""
+    new = [
+        score
+        for group, old in zip(scores, replayed, strict=True)
+        for score in group[: len(group) - old]
+    ]
+    sound = [s for s in new if s.status == Status.OK]
+    return {
+        "sound": len(sound) / len(new),
+        "failed": sum(s.status == Status.FAILED for s in new) / len(new),
+        "severity": float(np.mean([s.severity for s in new])),
+        "force": float(np.mean([s.force for s in sound])) if sound else math.nan,
+    }

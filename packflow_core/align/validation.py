@@ -1,0 +1,69 @@
+"""How an alignment changes raw samples of molecules that it does not learn on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from packflow_core.align.params import AlignParams
+from packflow_core.align.rollouts import Group, sample_group
+from packflow_core.crystal.contacts import bond_errors, bond_statistics, clashing_atoms
+from packflow_core.model.checkpoint import Model
+from packflow_core.store.rows import crystal_of
+from packflow_core.store.schema import Status
+from packflow_core.training.data import TrainingSet
+
+#: Seed of the noise, the same at every step, so that numbers of different steps can be compared.
+_SEED = 1_000_003
+
+
+class RawQuality:
+    """Clashes and bonds of raw samples of fixed molecules from fixed noise.
+
+    Args:
+        chemistry: the molecules.
+        preset: open or official.
+        params: gives Z and the size of a group.
+        molecules: an evenly spaced subset of so many.
+
+    Attributes:
+        names: columns of the log.
+    """
+
+    names = ("val_cells", "val_clash", "val_bonds")
+
+    def __init__(
+        self, chemistry: TrainingSet, preset: str, params: AlignParams, molecules: int = 8
+    ) -> None:
+        self.chemistry, self.preset, self.params = chemistry, preset, params
+        fits = [
+            m
+            for m, graph in enumerate(chemistry.graphs)
+            if min(params.z) * len(graph.numbers) <= params.max_heavy
+        ]
+        chosen: Sequence[int] = fits
+        if len(fits) > molecules:
+            chosen = [fits[k] for k in np.linspace(0, len(fits) - 1, molecules).astype(int)]
+        self.groups = [Group(m, chemistry.smiles[m], min(params.z)) for m in chosen]
+
+    def __call__(self, model: Model) -> dict[str, float]:
+        """Means over molecules: cells that close, atoms that clash, bonds within 0.4 Å."""
+        per_molecule = []
+        for group in self.groups:
+            bonds = self.chemistry.graphs[group.molecule].bonds
+            rows = sample_group(model, self.preset, group, self.params, _SEED)
+            crystals = [crystal_of(row) for row in rows if row["status"] == Status.OK]
+            per_molecule.append(
+                (
+                    len(crystals) / len(rows),
+                    _mean([float(clashing_atoms(c).mean()) for c in crystals]),
+                    _mean([bond_statistics(bond_errors(c, bonds))[0] for c in crystals]),
+                )
+            )
+        means = np.nanmean(np.array(per_molecule), axis=0)
+        return {name: float(value) for name, value in zip(self.names, means, strict=True)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,127 @@
+"""Advantages, penalties, memory and molecules of an alignment."""
+
+import numpy as np
+import pytest
+import torch
+
+from packflow_core.align.advantages import mixed_advantages, standardised
+from packflow_core.align.memory import DiversityFilter, ReplayBuffer
+from packflow_core.align.molecules import read_molecules
+from packflow_core.align.objective import clipped_objective, divergence, importance_ratio
+from packflow_core.align.rewards import Score, group_rewards, score_candidates
+from packflow_core.chem.conformers import conformer_pool
+from packflow_core.chem.molecule import Molecule
+from packflow_core.errors import UserInputError
+
+UREA = Molecule.from_smiles("NC(N)=O")
+
+
+def row(spacing, z=2, stretch=1.0):
+    """Molecules of urea in a row, `spacing` Å apart; `stretch` pulls the atoms apart."""
+    heavy = conformer_pool(UREA, 1, 0).positions[0][: UREA.n_heavy]
+    one = (heavy - heavy.mean(0)) * stretch
+    shifts = np.arange(z)[:, None, None] * np.array([0.0, 0.0, spacing])
+    positions = one[None] + shifts
+    cell = np.diag([9.0, 9.0, spacing * z])
+    return {
+        "status": "ok", "reason": "", "detail": "", "z": z, "candidate_id": "u",
+        "numbers": np.tile(UREA.numbers, z).tolist(), "positions": positions.ravel().tolist(),
+        "cell": cell.ravel().tolist(), "method": "packflow",
+    }  # fmt: skip
+
+
+def score(made, engine="springs", mode="hydrogens"):
+    found = [x for x in score_candidates([(0, made)], UREA.smiles, engine, mode, 3) if x]
+    assert [key for key, _ in found] == [0]
+    return found[0][1]
+
+
+def test_a_channel_without_weight_does_not_count():
+    energies, forces = [1.0, 2.0, 4.0], [5.0, 1.0, 3.0]
+    assert mixed_advantages(energies, forces, 1.0) == pytest.approx(-standardised(energies))
+    assert mixed_advantages(energies, [7.0, 7.0, 7.0], 0.5) == pytest.approx(
+        -0.5 * standardised(energies)
+    )
+
+
+def test_advantages_do_not_depend_on_failed_candidates():
+    with_failed = mixed_advantages([1.0, np.nan, 2.0, 4.0], [1.0, 2.0, 2.0, 9.0], 0.5)
+    assert with_failed[1] == 0.0
+    assert np.delete(with_failed, 1) == pytest.approx(
+        mixed_advantages([1.0, 2.0, 4.0], [1.0, 2.0, 9.0], 0.5)
+    )
+    assert not mixed_advantages([1.0, np.nan], [1.0, np.nan], 0.5).any()
+
+
+def test_unsound_candidates_are_worse_than_the_worst_by_their_severity():
+    scores = [
+        Score("ok", energy=1.0, force=1.0), Score("ok", energy=3.0, force=2.0),
+        Score("rejected", "clash", severity=0.1), Score("rejected", "clash", severity=0.7),
+        Score("failed", "timeout"),
+    ]  # fmt: skip
+    energies, _ = group_rewards(scores, penalise=True)
+    assert energies[:2].tolist() == [1.0, 3.0]
+    assert 3.0 < energies[2] < energies[3]
+    assert np.isnan(energies[4])
+    assert np.isnan(group_rewards(scores, penalise=False)[0][2:]).all()
+    torn = [Score("rejected", "clash", severity=s) for s in (0.5, 0.1)]
+    assert np.argmax(mixed_advantages(*group_rewards(torn, penalise=True), 1.0)) == 1
+
+
+def test_a_clash_and_a_torn_molecule_are_unsound_and_graded():
+    sound, near, nearer = score(row(5.0)), score(row(1.6)), score(row(5.0, stretch=1.6))
+    assert sound.status == "ok"
+    assert np.isfinite([sound.energy, sound.force]).all()
+    assert (near.status, near.reason) == ("rejected", "clash")
+    assert (nearer.status, nearer.reason) == ("rejected", "broken_molecule")
+    assert near.severity > 0
+    assert nearer.severity >= 1.0  # all bonds are off
+
+
+def test_the_energy_is_that_of_one_molecule():
+    assert score(row(6.0, z=1)).energy == pytest.approx(score(row(6.0, z=2)).energy, abs=1e-4)
+
+
+def test_ratio_and_divergence_of_equal_policies():
+    losses = torch.tensor([1.0, 40.0])
+    assert importance_ratio(losses, losses).tolist() == [1.0, 1.0]
+    assert divergence(losses, losses).tolist() == [0.0, 0.0]
+    assert (divergence(losses + 0.1, losses) > 0).all()
+    assert (divergence(losses - 0.1, losses) > 0).all()
+
+
+def test_the_clip_removes_the_gradient_where_there_is_nothing_more_to_gain():
+    old = torch.zeros(2)
+    new = torch.tensor([-0.5, 0.5], requires_grad=True)  # ratios 1.65 and 0.61
+    clipped_objective(new, old, old, torch.tensor([1.0, 1.0]), kl_weight=0.0).loss.backward()
+    assert new.grad[0] == 0.0
+    assert new.grad[1] > 0.0  # its loss falls: the candidate becomes likelier
+
+
+def test_the_best_are_replayed_and_come_back_from_a_state():
+    buffer = ReplayBuffer()
+    made = [(row(5.0), Score("ok", energy=e, force=1.0)) for e in (3.0, 1.0, 2.0)]
+    buffer.put("urea 2", [*made, (row(5.0), Score("failed", "nan"))])
+    again = ReplayBuffer(buffer.content)
+    assert [s.energy for _, s in again.take("urea 2", 2)] == [1.0, 2.0]
+    assert again.take("urea 4", 2) == []
+
+
+def test_a_worn_packing_fades_and_a_new_one_does_not():
+    worn = DiversityFilter()
+    factors = [float(worn.factors("k", [row(5.0)])[0]) for _ in range(6)]
+    assert factors == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3, 0.0, 0.0])
+    assert worn.factors("k", [row(7.0)])[0] == 1.0
+    assert DiversityFilter(worn.content).factors("k", [row(5.0)])[0] == 0.0
+
+
+def test_molecules_of_a_file(tmp_path):
+    path = tmp_path / "ours.smi"
+    path.write_text("# ours\nOCC ethanol\n\nNC(=O)N urea\nCCO\n")
+    assert read_molecules(path).smiles == ["CCO", "NC(N)=O"]
+    path.write_text("CCO\nnot-a-molecule\n")
+    with pytest.raises(UserInputError, match="Line 2"):
+        read_molecules(path)
+    path.write_text("\n")
+    with pytest.raises(UserInputError, match="no molecule"):
+        read_molecules(path)
