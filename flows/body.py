@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import FlowArtifacts
 from flows.how import How
+from flows.object_folder import at_hand
+from flows.runners import gpu_slot, is_elsewhere, task_runner, uses_gpu, watched
+from flows.secrets import lend_token
 from packflow_core.errors import PackflowError
 from packflow_core.spec import RunSpec
 from packflow_core.stages.chunk import ChunkResult
@@ -21,13 +26,17 @@ from packflow_core.stages.finish import Summary
 from packflow_core.stages.generation import check_ranks
 from packflow_core.stages.pipeline import run_stage, verdict
 from packflow_core.stages.plan import check_device, device_of
+from packflow_core.stages.pools import stop
 from packflow_core.stages.run_store import OpenRun, RunStore, plan_for
+from packflow_core.store.atomic import refresh_listing
 from packflow_core.store.schema import stage_kind
 from tasks.generate import generate_chunk
 from tasks.hydrogenate import hydrogenate_chunk
 from tasks.rank import analyse_chunk
 from tasks.relax import relax_chunk, relax_h_chunk
 from tasks.report import report
+
+__all__ = ["carry_out", "task_runner"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +48,6 @@ _TASKS: dict[str, Any] = {
     "relax": relax_chunk,
     "rank": analyse_chunk,
 }
-
-#: Chunks under way at once. They share one pool of workers, so this is not parallelism: a second
-#: chunk only keeps the workers busy while the slowest candidate of the first one ends.
-_CHUNKS_AT_ONCE = 2
-
-
-def task_runner() -> Any:
-    """Runner of the flows' tasks."""
-    return ThreadPoolTaskRunner(max_workers=_CHUNKS_AT_ONCE)
 
 
 def carry_out(spec: RunSpec, folder: Path, how: How) -> Summary | State[Any]:
@@ -61,6 +61,13 @@ def carry_out(spec: RunSpec, folder: Path, how: How) -> Summary | State[Any]:
         UserInputError: an input is wrong; nothing was started.
         RunFailedError: the run broke; what was finished is kept.
     """
+    lend_token(spec.engines)
+    with at_hand(folder, write=True) as here:
+        return _carry_out(spec, here, how)
+
+
+def _carry_out(spec: RunSpec, folder: Path, how: How) -> Summary | State[Any]:
+    """`carry_out` in a local folder."""
     plan = plan_for(spec, folder, how.rerank)
     if not how.rerank:
         check_device(spec, how.workers, how.device)
@@ -69,7 +76,9 @@ def carry_out(spec: RunSpec, folder: Path, how: How) -> Summary | State[Any]:
         try:
             summary = _stages(run, how)
             problem = verdict(run)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, TerminationSignal) as end:
+            if isinstance(end, TerminationSignal):
+                stop()  # the chunks of the other threads, for which this process would wait
             run.end_session("interrupted")
             raise
         except Exception as error:
@@ -83,12 +92,15 @@ def carry_out(spec: RunSpec, folder: Path, how: How) -> Summary | State[Any]:
 
 def _stages(run: RunStore, how: How) -> Summary:
     artifacts = FlowArtifacts(run)
+    context = FlowRunContext.get()
+    elsewhere = context is not None and is_elsewhere(context.task_runner)
 
     def submit(stage: str, cut: list[list[tuple[int, int]]]) -> list[ChunkResult]:
         kind = stage_kind(stage)
         relaxes = kind in ("relax_h", "relax")
         parameters: dict[str, Any] = {
-            "run_folder": str(run.folder),
+            # A process elsewhere has another working folder.
+            "run_folder": str(run.folder.resolve()) if elsewhere else str(run.folder),
             "workers": how.workers,
             "timeout_s": how.timeout_s if relaxes else None,
             "device": device_of(run.plan.spec, stage, how.device),
@@ -97,21 +109,27 @@ def _stages(run: RunStore, how: How) -> Summary:
             parameters["ranks"] = how.ranks
         if stage != kind:
             parameters["stage"] = stage
-        futures: list[PrefectFuture[ChunkResult]] = [
-            _TASKS[kind]
-            .with_options(task_run_name=f"{stage} {work[0][0]}-{work[-1][0]}")
-            .submit(work=work, **parameters)
-            for work in cut
-        ]
-        wait(futures)  # every chunk gets its chance before the first failure is raised
+        device = parameters["device"] if relaxes else "cpu"
+        tags = ["gpu"] if uses_gpu(device) else []
+        with gpu_slot(device), watched(run, stage) if elsewhere else nullcontext():
+            futures: list[PrefectFuture[ChunkResult]] = [
+                _TASKS[kind]
+                .with_options(task_run_name=f"{stage} {work[0][0]}-{work[-1][0]}", tags=tags)
+                .submit(work=work, **parameters)
+                for work in cut
+            ]
+            wait(futures)  # every chunk gets its chance before the first failure is raised
+            if elsewhere:
+                refresh_listing(run.stage(stage).folder)
         return [future.result() for future in futures]
 
     stages = ("rank",) if how.rerank else run.plan.stage_names
-    for number, stage in enumerate(stages):
-        whole = stage == "generate" and how.ranks is not None
-        run_stage(run, stage, submit, how.retry_failed, whole)
-        artifacts.stage_done(number + 1, len(stages))
-    summary: Summary = report(str(run.folder), how.workers)
+    with artifacts.watching():
+        for number, stage in enumerate(stages):
+            whole = stage == "generate" and how.ranks is not None
+            run_stage(run, stage, submit, how.retry_failed, whole)
+            artifacts.stage_done(number + 1, len(stages))
+    summary: Summary = report(str(run.folder), how.workers, how.device)
     artifacts.finished(summary)
     total = Counter({stage["stage"]: stage["attempted"] for stage in summary.stages})
     logger.info("run %s finished: %s", run.folder, dict(total))

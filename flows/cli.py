@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from flows import compare_cli, conformer_cli, evaluate_cli, synthetic_cli, train_cli
+from flows import (
+    align_cli,
+    campaign_cli,
+    compare_cli,
+    conformer_cli,
+    dashboard_cli,
+    estimate_cli,
+    evaluate_cli,
+    export_cli,
+    match_cli,
+    synthetic_cli,
+    train_cli,
+    trust_cli,
+    up_cli,
+)
 from flows.console import EXIT_INTERRUPTED, CommandInterrupted, Terminal
 
 _EPILOG_RUN = """**Examples**
@@ -64,7 +78,10 @@ was.""",
 started and ended with the command.
 
 `PACKFLOW_ALLOW_ENGINES` names engines that run foreign code and may come from target files, resumed
-folders and deployments; what you type as `--engine` or `--refine` is allowed by that.""",
+folders and deployments; what you type as `--engine` or `--refine` is allowed by that.
+
+`PACKFLOW_RUNNER=dask:...` hands the chunks of a run to a Dask cluster; `AWS_ACCESS_KEY_ID`,
+`AWS_SECRET_ACCESS_KEY` and `AWS_ENDPOINT_URL` open run folders at `s3://`; see docs/scale.md.""",
 )
 models = typer.Typer(
     no_args_is_help=True, help="List, show, download, verify and convert PackFlow models."
@@ -81,7 +98,10 @@ class Protocol(StrEnum):
     PAPER = "paper"
 
 
-Folder = Annotated[Path, typer.Argument(help="Run folder.", metavar="DIR", show_default=False)]
+Folder = Annotated[
+    Path,
+    typer.Argument(help="Run folder, or s3://BUCKET/PREFIX.", metavar="DIR", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")]
@@ -244,7 +264,7 @@ def run(
         Path | None,
         typer.Option(
             "--out", metavar="DIR",
-            help="Run folder. Default: runs/CAMPAIGN/NAME/GENERATOR.",
+            help="Run folder, or s3://BUCKET/PREFIX. Default: runs/CAMPAIGN/NAME/GENERATOR.",
         ),
     ] = None,
     retry_failed: Annotated[
@@ -318,9 +338,11 @@ def resume(
 def status(folder: Folder, json: Json = False) -> None:
     """Show how far a run is and what became of its candidates, also while it works."""
     from flows import commands
+    from flows.object_folder import at_hand
 
     _output(json)
-    commands.status(terminal, folder)
+    with at_hand(folder, write=False, terminal=terminal) as here:
+        commands.status(terminal, here)
 
 
 @app.command()
@@ -349,14 +371,16 @@ def failures(
     Example: csp failures runs/urea --requeue engine_error
     """
     from flows import commands
+    from flows.object_folder import at_hand
 
     _output(json)
-    if requeue is None:
-        commands.failures(terminal, folder, stage, reason, every)
-    elif reason is not None or every:
+    if requeue is not None and (reason is not None or every):
         raise typer.BadParameter("--requeue goes with --stage alone")
-    else:
-        commands.requeue(terminal, folder, requeue, stage)
+    with at_hand(folder, write=requeue is not None, terminal=terminal) as here:
+        if requeue is None:
+            commands.failures(terminal, here, stage, reason, every)
+        else:
+            commands.requeue(terminal, here, requeue, stage)
 
 
 @app.command()
@@ -389,12 +413,14 @@ def rank(
     Example: csp rank runs/urea --rerank --reference urea.cif
     """
     from flows import commands, run_commands
+    from flows.object_folder import at_hand
 
     _output(json, quiet, verbose)
-    if rerank:
-        code = run_commands.rerank(terminal, folder, reference, settings or [], workers)
-    else:
-        code = commands.show_ranking(terminal, folder, reference, settings or [], top)
+    with at_hand(folder, write=rerank, terminal=terminal) as here:
+        if rerank:
+            code = run_commands.rerank(terminal, here, reference, settings or [], workers)
+        else:
+            code = commands.show_ranking(terminal, here, reference, settings or [], top)
     raise typer.Exit(code)
 
 
@@ -402,32 +428,11 @@ def rank(
 def report(folder: Folder, json: Json = False) -> None:
     """Write the table, structures, picture and report again from what the run holds now."""
     from flows import commands
+    from flows.object_folder import at_hand
 
     _output(json)
-    commands.report(terminal, folder)
-
-
-@app.command()
-def export(
-    folder: Folder,
-    top: Annotated[int, typer.Option("--top", min=1, help="The best so many structures.")] = 10,
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="DIR", help="Where. Default: DIR/export."),
-    ] = None,
-    duplicates: Annotated[
-        bool, typer.Option("--duplicates", help="Duplicates too, not only distinct structures.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Write the best structures as CIF files, with their ranked table.
-
-    Example: csp export runs/urea --top 5 --to best
-    """
-    from flows import commands
-
-    _output(json)
-    commands.export(terminal, folder, top, to, duplicates)
+    with at_hand(folder, write=True, terminal=terminal) as here:
+        commands.report(terminal, here)
 
 
 @app.command()
@@ -567,11 +572,20 @@ def models_convert(
     model_commands.convert_model(terminal, source, target)
 
 
+align_cli.add_to(app, lambda: terminal)
+campaign_cli.add_to(app, lambda: terminal)
 compare_cli.add_to(app, lambda: terminal)
+estimate_cli.add_to(app, lambda: terminal)
 evaluate_cli.add_to(app, lambda: terminal)
+export_cli.add_to(app, lambda: terminal)
+match_cli.add_to(app, lambda: terminal)
 train_cli.add_to(app, lambda: terminal)
+up_cli.add_to(app, lambda: terminal)
 app.command("conformers")(conformer_cli.conformers)
 app.command("synthesise")(synthetic_cli.synthesise)
+app.command("dashboard")(dashboard_cli.dashboard)
+app.command("verify")(trust_cli.verify)
+app.command("free-energy")(trust_cli.free_energy)
 
 
 def _output(json: bool, quiet: bool = False, verbose: bool = False) -> None:

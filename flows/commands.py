@@ -5,17 +5,22 @@ Imported once an option parser has seen its input; `flows.run_commands` has thos
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.console import Terminal
 from packflow_core.errors import EXIT_OK, EXIT_RUN_FAILED, UserInputError
-from packflow_core.stages.finish import read_ranked, summarise, write_results
+from packflow_core.stages.finish import (
+    read_ranked,
+    summarise,
+    trust_sentences,
+    write_results,
+)
 from packflow_core.stages.pipeline import verdict
 from packflow_core.stages.pools import close_pools
 from packflow_core.stages.run_store import RunStore
-from packflow_core.store.atomic import make_folder, storage_errors
 from packflow_core.store.lock import RunLock
 from packflow_core.store.schema import Status
 
@@ -153,7 +158,7 @@ def report(terminal: Terminal, folder: Path) -> None:
     run = RunStore(folder)
     with RunLock(folder):
         try:
-            summary = write_results(folder, 1)
+            summary = write_results(folder, 1, compute=False)
         finally:
             close_pools()
     if terminal.json:
@@ -161,29 +166,6 @@ def report(terminal: Terminal, folder: Path) -> None:
     else:
         for name, path in summary.files.items():
             terminal.write(f"{name:<10} {short(Path(path))}")
-
-
-def export(terminal: Terminal, folder: Path, top: int, to: Path | None, duplicates: bool) -> None:
-    """Write the best structures and their table into a folder of their own."""
-    from packflow_core.analysis.export import write_ranked_csv, write_structures
-
-    run = RunStore(folder)
-    rows = [row for row in read_ranked(folder) if row.get("rank") is not None]
-    if not rows:
-        raise UserInputError(
-            f"{folder} holds no ranked structures yet (the run is {run.status}); finish it with "
-            f"'csp resume {folder}'."
-        )
-    chosen = rows if duplicates else [row for row in rows if row.get("representative")]
-    target = to if to is not None else folder / "export"
-    make_folder(target)
-    with storage_errors(target):
-        paths = write_structures(chosen, target, top=top, representatives_only=False)
-        write_ranked_csv(chosen[:top], target / "ranked.csv")
-    if terminal.json:
-        terminal.document({"folder": str(target.resolve()), "files": [str(p) for p in paths]})
-    else:
-        terminal.write(f"{len(paths)} structures and ranked.csv are in {target}")
 
 
 def doctor(terminal: Terminal) -> int:
@@ -215,7 +197,11 @@ def print_table(terminal: Terminal, run: RunStore, top: int) -> None:
 
     spec = run.plan.spec
     title = f"{spec.name}, {run.plan.engine}"
-    terminal.console().print(ranked_table(read_ranked(run.folder), top=top, title=title))
+    rows = read_ranked(run.folder)
+    terminal.console().print(ranked_table(rows, top=top, title=title))
+    if any(row.get("rank") is not None for row in rows):
+        for sentence in trust_sentences(run, rows):
+            terminal.write(textwrap.fill(sentence, 100))
 
 
 def short(path: Path) -> str:

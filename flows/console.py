@@ -55,6 +55,7 @@ class Terminal:
         quiet: no progress and no table.
         verbose: log messages on standard error too.
         log: the run's log file, once opened.
+        aliases: texts to show in place of others, such as a URI for the local copy of a run.
     """
 
     def __init__(self) -> None:
@@ -63,12 +64,13 @@ class Terminal:
         self.verbose = False
         self.log: Path | None = None
         self.handler: logging.Handler | None = None
+        self.aliases: dict[str, str] = {}
         self.out: TextIO = sys.stdout
         self.err: TextIO = sys.stderr
 
     def write(self, text: str) -> None:
         """A line of result."""
-        self.out.write(text + "\n")
+        self.out.write(self._named(text) + "\n")
         self.out.flush()
 
     def document(self, value: Any) -> None:
@@ -77,8 +79,13 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A sentence for the person at the terminal."""
-        self.err.write(text + "\n")
+        self.err.write(self._named(text) + "\n")
         self.err.flush()
+
+    def _named(self, text: str) -> str:
+        for local, shown in self.aliases.items():
+            text = text.replace(local, shown)
+        return text
 
     def console(self, file: TextIO | None = None) -> Console:
         """A rich console on standard output, or on `file`; 100 columns where there is no width."""

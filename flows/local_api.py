@@ -19,6 +19,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from packflow_core.errors import RunFailedError, UserInputError
 logger = logging.getLogger(__name__)
 
 _DATABASE = "prefect.db"
+#: Environment variable with the URL of the temporary server of this command.
+_PRIVATE_URL = "PACKFLOW_PRIVATE_API_URL"
 _START_TRIES = 3
 _QUIET = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
@@ -111,12 +114,26 @@ def start_server() -> None:
         # whose server could not bind was answered by the other's.
         if server.server_process is not None and server.server_process.poll() is None:
             _keep_template()
+            os.environ[_PRIVATE_URL] = server.api_url
             return
         server.stop()
     raise RunFailedError(
         f"Prefect's temporary API server did not start ({why}); set PREFECT_API_URL to a server "
         "of yours, or free a port between 8000 and 9000."
     )
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Name the temporary server to processes of other runners, which would start their own."""
+    url = os.environ.get(_PRIVATE_URL)
+    if url is None:
+        yield
+        return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings(updates={PREFECT_API_URL: url}):
+        yield
 
 
 def redirect_logging(handler: logging.Handler) -> None:
@@ -143,6 +160,12 @@ def _check_server(url: str) -> None:
             f"PREFECT_API_URL is {url}, but no Prefect server answers there "
             f"({getattr(error, 'reason', error)}); start it, or unset the variable to run without."
         ) from error
+
+
+def start_from_template(home: Path) -> None:
+    """Give a Prefect home that has no database yet a migrated, empty one, where one is kept."""
+    if not (home / _DATABASE).exists():
+        _copy_template(home / _DATABASE)
 
 
 def _template() -> Path:

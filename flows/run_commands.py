@@ -13,6 +13,7 @@ import yaml
 from flows.commands import print_table, short
 from flows.console import Terminal, interruptible
 from flows.how import How
+from flows.object_folder import at_hand
 from packflow_core import progress
 from packflow_core.engines import trust
 from packflow_core.errors import (
@@ -45,8 +46,8 @@ def spec_from_options(target: str, given: dict[str, object], settings: Sequence[
     values = read_target(path) if is_file else {"smiles": target}
     typed: dict[str, Any] = {}
     for field, value in [*given.items(), *map(parse_setting, settings)]:
-        _put(values, field, value)
-        _put(typed, field, value)
+        put_field(values, field, value)
+        put_field(typed, field, value)
     spec = make_spec(values, target if is_file else "")
     for name in _engines(typed):
         trust.allow(name)
@@ -55,12 +56,15 @@ def spec_from_options(target: str, given: dict[str, object], settings: Sequence[
 
 def run(terminal: Terminal, spec: RunSpec, out: Path | None, how: How) -> int:
     """Run a spec in its folder; returns the exit code."""
-    return _flow(terminal, spec, out if out is not None else spec.default_folder(), how)
+    folder = out if out is not None else spec.default_folder()
+    with at_hand(folder, write=True, terminal=terminal) as here:
+        return _flow(terminal, spec, here, how)
 
 
 def resume(terminal: Terminal, folder: Path, how: How) -> int:
     """Continue the run in a folder; returns the exit code."""
-    return _flow(terminal, RunStore(folder).spec_to_resume(), folder, how)
+    with at_hand(folder, write=True, terminal=terminal) as here:
+        return _flow(terminal, RunStore(here).spec_to_resume(), here, how)
 
 
 def rerank(
@@ -81,7 +85,7 @@ def rerank(
                 f"--set {setting} does not belong to the ranking; only fields of rank can change, "
                 "for example rank.duplicate_rmsd_A=0.3."
             )
-        _put(values, field, value)
+        put_field(values, field, value)
     return _flow(terminal, make_spec(values), folder, How(workers, rerank=True))
 
 
@@ -130,7 +134,8 @@ def _in_prefect(terminal: Terminal, spec: RunSpec, folder: Path, how: How) -> Su
     if failure:
         raise failure[0]
     try:
-        summary: Summary = csp(spec, out=str(folder), **asdict(how))
+        with local_api.shared():
+            summary: Summary = csp(spec, out=str(folder), **asdict(how))
         return summary
     except (TooManyFailuresError, NothingRankedError):
         # The flow run ends as failed, which is right; the results are there all the same.
@@ -157,7 +162,7 @@ def _show_result(terminal: Terminal, run: RunStore, summary: Summary) -> int:
     return code
 
 
-def _put(values: dict[str, Any], field: str, value: object) -> None:
+def put_field(values: dict[str, Any], field: str, value: object) -> None:
     """Set a dotted field in nested dictionaries."""
     *parents, last = field.split(".")
     if parents[:1] == ["refine"]:

@@ -80,7 +80,7 @@ def train(
     sources = tuple(parse_source(text) for text in data)
     where = resolve_device(device)
     check_ranks(ranks, where)
-    params = _params(settings, init)
+    params = training_params(settings, init)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,7 +89,7 @@ def train(
         ) from error
     terminal.open_log(out / "train.log")
     job = Job(sources, out, params, where, threads, minutes, init, tensorboard)
-    with _stoppable() as stopping:
+    with stoppable() as stopping:
         outcome = _train(terminal, job, ranks, outside, stopping.is_set)
     if outside and outside[0] > 0:
         return
@@ -110,8 +110,16 @@ def train(
         )
 
 
-def _params(settings: dict[str, Any], init: str | None) -> TrainParams:
-    """Settings of a training; the shape of a network that starts from a checkpoint is its own."""
+def training_params(settings: dict[str, Any], init: str | None) -> TrainParams:
+    """Settings of a training; the shape of a network that starts from a checkpoint is its own.
+
+    Args:
+        settings: fields of `TrainParams` that are given.
+        init: model whose weights a new training starts from.
+
+    Raises:
+        UserInputError: one sentence about the first setting that is wrong.
+    """
     from pydantic import ValidationError
 
     from packflow_core.training.params import TrainParams
@@ -181,7 +189,7 @@ def _train(
 
 
 @contextmanager
-def _stoppable() -> Iterator[threading.Event]:
+def stoppable() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM ask a training to save and stop; a second Ctrl-C ends it at once."""
     asked = threading.Event()
 

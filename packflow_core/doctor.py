@@ -9,18 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
 import sys
-import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
+from packflow_core import doctor_sites
+from packflow_core.doctor_sites import Verdict
 from packflow_core.errors import PackflowError
-
-Verdict = Literal["ok", "warn", "fail"]
 
 #: Packages of the main job; the versions that must not differ are told by pip's own metadata.
 _NEEDED = (
@@ -28,7 +25,6 @@ _NEEDED = (
     "pyarrow", "pydantic", "pymatgen", "rdkit", "rich", "scipy", "spglib", "torch", "typer",
 )  # fmt: skip
 _ENGINE_TIMEOUT_S = 300.0
-_LOW_DISK_GB = 2.0
 _LOW_MEMORY_GB = 2.0
 
 
@@ -60,6 +56,7 @@ def check_all() -> list[Check]:
         ("memory", _memory),
         ("disk", _disk),
         ("torch", _torch),
+        ("gpu", doctor_sites.gpus),
         ("model", _model),
         ("engine gfnff", _engine),
         ("engine gfn1-xtb, gfn2-xtb", _xtb),
@@ -68,6 +65,8 @@ def check_all() -> list[Check]:
         ("genarris", _genarris),
         ("mpi", _mpi),
         ("prefect", _prefect),
+        ("dask", _dask),
+        ("object store", doctor_sites.object_store),
     ]
     return [_guarded(name, check) for name, check in checks]
 
@@ -133,12 +132,7 @@ def _memory() -> tuple[Verdict, str]:
 
 
 def _disk() -> tuple[Verdict, str]:
-    folder = Path.cwd()
-    free = shutil.disk_usage(folder).free / 1e9
-    if not os.access(folder, os.W_OK):
-        return "warn", f"{folder} is not writable; give --out"
-    verdict: Verdict = "ok" if free >= _LOW_DISK_GB else "warn"
-    return verdict, f"{free:.1f} GB free at {folder}"
+    return doctor_sites.disk(Path.cwd())
 
 
 def _torch() -> tuple[Verdict, str]:
@@ -184,7 +178,10 @@ def _uma() -> tuple[Verdict, str]:
     here = [name for name in uma_files.NAMES if uma_files.cached(name) is not None]
     if here:
         return "ok", f"{package}; weights on this machine: {', '.join(here)}"
-    return "ok", f"{package}; no weights on this machine yet: {uma_files.ACCESS}"
+    verdict, told = doctor_sites.uma_access(uma_files.NAMES[0], uma_files.REPOSITORY)
+    if "opens" in told and verdict == "ok":
+        return "ok", f"{package}; no weights on this machine yet, but {told}"
+    return verdict, f"{package}; no weights on this machine yet; {told}: {uma_files.ACCESS}"
 
 
 def _ase() -> tuple[Verdict, str]:
@@ -243,12 +240,11 @@ def trial_energy(engine: str) -> float:
 
 
 def _prefect() -> tuple[Verdict, str]:
-    version = metadata.version("prefect")
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        return "ok", f"{version}; a temporary server is started with each run"
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10):
-            return "ok", f"{version}; the server at {url} answers"
-    except (OSError, ValueError) as error:
-        return "fail", f"PREFECT_API_URL is {url}, but nothing answers there ({error})"
+        return "ok", f"{metadata.version('prefect')}; a temporary server is started with each run"
+    return doctor_sites.prefect_server(url)
+
+
+def _dask() -> tuple[Verdict, str]:
+    return doctor_sites.optional("prefect-dask", "prefect_dask", "pip install 'packflow-csp[dask]'")

@@ -20,6 +20,8 @@ from packflow_core.store.schema import Status
 if TYPE_CHECKING:
     from rich.console import Console
 
+    AnyLogger = logging.Logger | logging.LoggerAdapter[Any]
+
 logger = logging.getLogger(__name__)
 
 
@@ -68,8 +70,16 @@ class SilentProgress:
 
 
 @dataclass
-class _Stage:
-    """Counts of one stage since it began."""
+class StageCounts:
+    """Counts of one stage since it began.
+
+    Attributes:
+        total: candidates of the stage.
+        counts: recorded candidates by status.
+        before: how many of them were recorded before this process began.
+        began: when it began, by the monotonic clock, s.
+        last_shown, last_fraction: when and at which share a line was last shown.
+    """
 
     total: int
     counts: Counter[str]
@@ -78,8 +88,15 @@ class _Stage:
     last_shown: float = field(default=0.0)
     last_fraction: float = field(default=0.0)
 
+    @classmethod
+    def starting(cls, total: int, done: Mapping[str, int]) -> StageCounts:
+        """A stage that begins now, with what is recorded already."""
+        counts = Counter(dict(done))
+        return cls(total, counts, sum(counts.values()), time.monotonic())
+
     @property
     def done(self) -> int:
+        """Recorded candidates."""
         return sum(self.counts.values())
 
     def rate(self, now: float) -> float:
@@ -91,22 +108,29 @@ class _Stage:
         """Counts by status, the good news first."""
         return ", ".join(f"{self.counts[s]} {s}" for s in Status if self.counts[s])
 
+    def describe(self, now: float) -> str:
+        """For example ``120/500 (2.3/s, 2 min 45 s left; 118 ok, 2 failed)``."""
+        rate = self.rate(now)
+        left = f"{duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        pace = ", ".join(filter(None, (speed(rate), left if self.done < self.total else "")))
+        inside = "; ".join(filter(None, (pace, self.summary())))
+        return f"{self.done}/{self.total}" + (f" ({inside})" if inside else "")
+
 
 class LogProgress:
     """A log line per stage every `every_s` seconds or tenth of the way; for logs and pipes."""
 
-    def __init__(self, every_s: float = 10.0, log: logging.Logger = logger) -> None:
+    def __init__(self, every_s: float = 10.0, log: AnyLogger = logger) -> None:
         self._every_s = every_s
         self._log = log
         self._lock = threading.RLock()
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, StageCounts] = {}
 
     def start(self, stage: str, total: int, done: Mapping[str, int]) -> None:
         """Log how much is to be done."""
-        now = time.monotonic()
         with self._lock:
-            counts = Counter(dict(done))
-            state = self._stages[stage] = _Stage(total, counts, sum(counts.values()), now, now)
+            state = self._stages[stage] = StageCounts.starting(total, done)
+            state.last_shown = state.began
             state.last_fraction = state.done / total if total else 1.0
             already = f", {state.done} of them done before" if state.done else ""
             self._log.info("%s: %d candidates%s", stage, total, already)
@@ -152,24 +176,36 @@ class LogProgress:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _line(self, stage: str, state: _Stage, now: float) -> None:
-        rate = state.rate(now)
-        left = f", {duration((state.total - state.done) / rate)} left" if rate > 0 else ""
-        self._log.info(
-            "%s: %d/%d (%s%s; %s)",
-            stage, state.done, state.total, speed(rate), left, state.summary(),
-        )  # fmt: skip
+    def _line(self, stage: str, state: StageCounts, now: float) -> None:
+        self._log.info("%s: %s", stage, state.describe(now))
 
 
 class RichProgress:
     """A bar per stage: done and total, rate, time left, counts by status."""
 
     def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bars
+        from rich.table import Column
+        from rich.text import Text
+
+        class Counts(ProgressColumn):
+            """Cut where the terminal is narrow, so that the other columns keep their width."""
+
+            def render(self, task: Task) -> Text:
+                """The field `counts` of a task on one line."""
+                text = str(task.fields["counts"])
+                return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
         self._lock = threading.RLock()
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, StageCounts] = {}
         self._tasks: dict[str, Any] = {}
         self._bars = Bars(
             TextColumn("[bold]{task.description:<11}"),
@@ -177,7 +213,7 @@ class RichProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]:>10}"),
             TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[counts]}"),
+            Counts(Column(no_wrap=False)),
             console=console,
             refresh_per_second=4,
         )
@@ -186,10 +222,7 @@ class RichProgress:
     def start(self, stage: str, total: int, done: Mapping[str, int]) -> None:
         """Add the stage's bar, or reset it when the stage runs again."""
         with self._lock:
-            counts = Counter(dict(done))
-            state = self._stages[stage] = _Stage(
-                total, counts, sum(counts.values()), time.monotonic()
-            )
+            state = self._stages[stage] = StageCounts.starting(total, done)
             if stage in self._tasks:
                 self._bars.remove_task(self._tasks[stage])
             self._tasks[stage] = self._bars.add_task(

@@ -9,6 +9,6 @@ from tasks.policy import OPTIONS
 
 
 @task(name="report", **OPTIONS)
-def report(run_folder: str, workers: int | None) -> Summary:
+def report(run_folder: str, workers: int | None, device: str = "auto") -> Summary:
     """Order all candidates and write table, structures, picture and report."""
-    return write_results(run_folder, workers)
+    return write_results(run_folder, workers, device)

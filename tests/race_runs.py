@@ -148,7 +148,9 @@ def no_figures(monkeypatch):
 
     monkeypatch.setattr(report, "write_figures", touch)
     for name in ("write_landscape", "write_run_report"):
-        monkeypatch.setattr(present, name, lambda run, rows, path: path.touch())
+        monkeypatch.setattr(
+            present, name, lambda run, rows, *paths: [path.touch() for path in paths]
+        )
 
 
 @pytest.fixture

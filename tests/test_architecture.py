@@ -9,9 +9,10 @@ ROOT = Path(__file__).parents[1]
 
 #: Top-level packages that a layer must not import.
 FORBIDDEN = {
-    "packflow_core": {"prefect", "flows", "tasks", "amd"},
-    "tasks": {"flows", "amd"},
+    "packflow_core": {"prefect", "flows", "tasks", "dashboard", "amd"},
+    "tasks": {"flows", "dashboard", "amd"},
     "flows": {"amd"},
+    "dashboard": {"flows", "tasks", "amd"},
 }
 #: Packages of the core that know each other's insides from one side only.
 FORBIDDEN_INSIDE = {
@@ -24,6 +25,8 @@ FORBIDDEN_INSIDE = {
     "engines": {"model", "training", "stages", "relax", "analysis"},
     "relax": {"model", "training", "stages", "analysis"},
     "analysis": {"model", "training", "stages", "engines", "relax"},
+    "align": {"race", "evaluation"},
+    "trust": {"model", "training", "baselines", "mpi", "race", "evaluation"},
     "store": {"model", "training", "stages", "engines", "relax", "analysis"},
 }
 

@@ -63,6 +63,8 @@ class InlinePool:
         for key, arguments in items:
             if function.__name__ == "run_rank":
                 yield Outcome(key, function(*arguments), None, "", 0.1)
+            elif function.__name__ == "search_molecule":
+                yield Outcome(key, "not in this test", None, "", 0.1)
             elif function.__name__ == "run_analyse":
                 columns = {"energy_eV": -1.0 - 0.01 * key, "energy_per_molecule_eV": -1.0}
                 yield Outcome(key, next_row(arguments[0], status="ok", **columns), None, "", 0.1)
@@ -385,7 +387,7 @@ def test_an_export_needs_a_ranking(csp, finished):
 # -- help -------------------------------------------------------------------------------------
 COMMANDS = [
     "run", "resume", "compare", "conformers", "status", "failures", "rank", "report", "export",
-    "doctor", "models",
+    "pxrd", "doctor", "models",
 ]  # fmt: skip
 
 

@@ -45,3 +45,28 @@ def test_notes_in_a_log_come_now_and_then(caplog):
         sink.start("generate", 2, {})
         sink.note("generate", "press, 2 of 5 structures")
     assert "press" not in caplog.text
+
+
+def test_bars_keep_their_numbers_on_a_narrow_terminal():
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=True, color_system=None)
+    with progress.use(progress.RichProgress(console)) as sink:
+        sink.start("hydrogenate", 10_000, {})
+        for status, count in {"ok": 9000, "unconverged": 100, "rejected": 800}.items():
+            sink.advance("hydrogenate", status, count)
+    last = text.getvalue().split("\r")[-1]
+    assert " 9900/10000 " in last
+    assert "9000 ok, 100 unconv" in last
+    assert "…" in last
+
+
+def test_a_stage_in_words():
+    counts = progress.StageCounts.starting(400, {"ok": 100})
+    assert counts.describe(counts.began) == "100/400 (100 ok)"
+    counts.counts["failed"] += 100
+    assert counts.describe(counts.began + 50.0) == (
+        "200/400 (2.0/s, 1 min 40 s left; 100 ok, 100 failed)"
+    )
+    counts.counts["ok"] += 200
+    assert counts.describe(counts.began + 100.0) == "400/400 (3.0/s; 300 ok, 100 failed)"
+    assert progress.StageCounts.starting(0, {}).describe(0.0) == "0/0"

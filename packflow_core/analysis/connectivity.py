@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from packflow_core.chem.elements import COVALENT_RADII, symbol
 from packflow_core.chem.molecule import Molecule
@@ -39,10 +41,18 @@ class Connectivity:
     Attributes:
         broken: names of the bonds of the graph that are too long.
         formed: names of the contacts that are as short as a bond but are not in the graph.
+        transfers: hydrogens that left their heavy atom for another one, each as
+            ``H6 from O2 of molecule 1 to O2 of molecule 2``; their old bonds are among `broken`,
+            the new ones among `formed`.
+        only_transfers: nothing else changed than that hydrogens changed hands.
+        pieces: separate molecules that the bonds of the crystal hold together.
     """
 
     broken: tuple[str, ...] = ()
     formed: tuple[str, ...] = ()
+    transfers: tuple[str, ...] = ()
+    only_transfers: bool = False
+    pieces: int = 0
 
     @property
     def unchanged(self) -> bool:
@@ -53,6 +63,8 @@ class Connectivity:
         """One line naming the first changes, empty when nothing changed."""
         named = [f"{name} broken" for name in self.broken]
         named += [f"{name} formed" for name in self.formed]
+        if self.only_transfers:
+            named = list(self.transfers)
         more = len(named) - _NAMED_CHANGES
         return ", ".join(named[:_NAMED_CHANGES]) + (f" and {more} more" if more > 0 else "")
 
@@ -96,18 +108,30 @@ def check_connectivity(
     candidates = np.flatnonzero(forward & ~bonded & (d < limit))
 
     parent_bond = _parent_bond(crystal, bonds)
-    formed = []
+    formed: list[int] = []
+    moved: dict[int, int] = {}  # from the pair that a hydrogen formed to the bond that it left
     for p in candidates:
         if (hydrogen := _lone_hydrogen(crystal, int(i[p]), int(j[p]))) is not None:
-            own = parent_bond[hydrogen]
+            own = int(parent_bond[hydrogen])
             strain = d[p] / (radii[i[p]] + radii[j[p]])
             if own >= 0 and strain >= length[own] / expected[own]:
                 continue
             if own >= 0:
                 is_broken[own] = True
-        formed.append(_pair_name(crystal, int(i[p]), int(j[p]), bool(inside[p])))
-    broken = [_pair_name(crystal, int(a), int(b), True) for a, b in bonds[is_broken]]
-    return Connectivity(tuple(broken), tuple(formed))
+                moved[int(p)] = own
+        formed.append(int(p))
+    broken = np.flatnonzero(is_broken)
+    both = (set(formed), set(broken.tolist()))
+    return Connectivity(
+        broken=tuple(_pair_name(crystal, int(a), int(b), True) for a, b in bonds[broken]),
+        formed=tuple(_pair_name(crystal, int(i[p]), int(j[p]), bool(inside[p])) for p in formed),
+        transfers=tuple(
+            _transfer_name(crystal, (int(i[p]), int(j[p])), (int(bonds[b, 0]), int(bonds[b, 1])))
+            for p, b in moved.items()
+        ),
+        only_transfers=bool(moved) and both == (set(moved), set(moved.values())),
+        pieces=_pieces(len(crystal), bonds[~is_broken], np.stack([i[formed], j[formed]], axis=1)),
+    )
 
 
 def bond_validity(
@@ -179,9 +203,33 @@ def _lone_hydrogen(crystal: Crystal, i: int, j: int) -> int | None:
     return hydrogens[0] if len(hydrogens) == 1 else None
 
 
+def _pieces(n: int, kept: IntArray, formed: IntArray) -> int:
+    """Connected components of n atoms under the bonds kept [nk, 2] and formed [nf, 2]."""
+    pairs = np.concatenate([kept, formed])
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return int(connected_components(graph, directed=False, return_labels=False))
+
+
+def _transfer_name(crystal: Crystal, new: tuple[int, int], old: tuple[int, int]) -> str:
+    """``H6 from O2 of molecule 1 to N4 of molecule 2``, by the pairs of atoms [2] of both bonds."""
+    hydrogen = next(a for a in new if crystal.numbers[a] == 1)
+    donor, acceptor = (next(a for a in pair if a != hydrogen) for pair in (old, new))
+    names = [_atom_name(crystal, a) for a in (hydrogen, donor, acceptor)]
+    molecules = [a // (len(crystal) // crystal.z) + 1 for a in (donor, acceptor)]
+    return (
+        f"{names[0]} from {names[1]} of molecule {molecules[0]} to {names[2]} of molecule "
+        f"{molecules[1]}"
+    )
+
+
+def _atom_name(crystal: Crystal, atom: int) -> str:
+    per_molecule = len(crystal) // crystal.z
+    return f"{symbol(int(crystal.numbers[atom]))}{atom % per_molecule + 1}"
+
+
 def _pair_name(crystal: Crystal, i: int, j: int, inside: bool) -> str:
     per_molecule = len(crystal) // crystal.z
-    first, second = (f"{symbol(int(crystal.numbers[a]))}{a % per_molecule + 1}" for a in (i, j))
+    first, second = _atom_name(crystal, i), _atom_name(crystal, j)
     a, b = i // per_molecule + 1, j // per_molecule + 1
     if inside and a == b:
         return f"{first}-{second} of molecule {a}"

@@ -154,8 +154,8 @@ def _limits(axes: Axes, rows: list[Row], options: LandscapeOptions) -> None:
     axes.set_ylim(-0.05 * top, 1.06 * top)
 
 
-def _groups(rows: list[Row]) -> list[tuple[str, tuple[str, str], list[Row]]]:
-    """(label, style, rows) per space group, the most frequent first, then the others."""
+def space_group_series(rows: Sequence[Row]) -> list[tuple[str, tuple[str, str], list[Row]]]:
+    """Label, (colour, marker) and rows by space group, the most frequent first, then others."""
     counts = Counter(str(row.get("space_group") or "unknown") for row in rows)
     names = sorted(counts, key=lambda name: (-counts[name], name))[: len(_SERIES)]
     groups = [
@@ -168,7 +168,7 @@ def _groups(rows: list[Row]) -> list[tuple[str, tuple[str, str], list[Row]]]:
 
 def _points(axes: Axes, rows: list[Row], colours: dict[str, str]) -> None:
     size = float(np.clip(6000 / max(len(rows), 1), 14, 48))
-    for _, (colour, marker), members in _groups(rows):
+    for _, (colour, marker), members in space_group_series(rows):
         for filled in (False, True):
             part = [r for r in members if bool(r.get("representative", True)) is filled]
             if not part:
@@ -268,7 +268,7 @@ def _legend(
 
     handles = [
         entry(f"{_math_symbol(name)} ({len(members)})", colour, marker)
-        for name, (colour, marker), members in _groups(rows)
+        for name, (colour, marker), members in space_group_series(rows)
     ]
     if not all(bool(row.get("representative", True)) for row in rows):
         handles.append(entry("duplicate", colours["text"], "o", filled=False))

@@ -154,15 +154,6 @@ def clash_rate(
 
 
 # -- average minimum distance -----------------------------------------------------------------
-def pdd(crystal: Crystal, k: int = AMD_NEIGHBOURS) -> FloatArray:
-    """Pointwise distance distribution [N, k] in Å: each atom's k nearest neighbour distances.
-
-    Rows keep the order of the atoms and have equal weight (Widdowson and Kurlin, NeurIPS 2022).
-    Element types do not enter.
-    """
-    return nearest_distances(crystal, k)
-
-
 def amd(crystal: Crystal, k: int = AMD_NEIGHBOURS) -> FloatArray:
     """Average minimum distances [k] in Å: mean over the atoms of the m-th neighbour distance.
 

@@ -71,7 +71,7 @@ def packing_svg(crystal: Crystal, width: int = 300, hydrogens: bool = False) -> 
     flat = sorted((k for k in range(3) if k != along), key=lambda k: -lengths[k])
     view = _view(atoms.cell, along, flat)
     numbers, positions = _molecules_in_view(atoms, along)
-    bonds = _bonds(numbers, positions)
+    bonds = bonds_between(numbers, positions)
     xyz = positions @ view.T
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) @ atoms.cell[flat] @ view.T
     return _draw(numbers, xyz, bonds, corners, width=width, axes=("abc"[flat[0]], "abc"[flat[1]]))
@@ -105,8 +105,8 @@ def _molecules_in_view(crystal: Crystal, along: int) -> tuple[IntArray, FloatArr
     return numbers.reshape(-1), moved.reshape(-1, 3)
 
 
-def _bonds(numbers: IntArray, positions: FloatArray) -> IntArray:
-    """[nb, 2] bonds of the drawn atoms, without periodic images."""
+def bonds_between(numbers: IntArray, positions: FloatArray) -> IntArray:
+    """[nb, 2] bonds by distance between atoms of whole molecules, without periodic images."""
     radii = COVALENT_RADII[numbers]
     box = np.eye(3) * (np.ptp(positions, axis=0).max() + 10.0)
     pairs = neighbour_pairs(positions, box, 2.0 * float(radii.max()) + _BOND_SLACK_A)

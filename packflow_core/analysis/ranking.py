@@ -1,9 +1,11 @@
-"""Order relaxed crystals by energy and find the duplicates among them.
+"""Order relaxed crystals by energy and group the duplicates among them.
 
 Duplicates are found without bins: candidates sorted by energy meet their neighbours inside an
 energy window, then inside a density window, then by a cheap invariant (AMD by element), and only
-what is still close is confirmed by a packing comparison. Clusters are the connected components of
-the confirmed pairs, so twins are never split by where a bin edge happens to fall.
+what is still close is confirmed by a packing comparison. Clusters grow from the confirmed pairs, so
+twins are never split by where a bin edge happens to fall. What binds a cluster together is its
+representative: a member that was confirmed against another member must also resemble the
+representative, so that a chain of near twins cannot lead from one packing to another.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ EV_TO_KJ_MOL = 96.48533212
 
 #: Failed confirmations of one candidate against one cluster before the cluster is left alone.
 _TRIES_PER_CLUSTER = 3
-_PAIRS_PER_CHUNK = 20_000
+#: Every so many entries of the invariants are compared first.
+_COARSE = 8
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,15 @@ class Clusters:
         label: [n] cluster of each candidate, 0 for the one with the lowest energy, and so on.
         size: [n] candidates in that cluster.
         representative: [n] True for the lowest-energy member of each cluster.
-        n_confirmations: packing comparisons that were made.
+        n_confirmations: pairs that were compared.
+        n_refused: links that a representative refused: chains that were cut.
     """
 
     label: IntArray
     size: IntArray
     representative: NDArray[np.bool_]
     n_confirmations: int
+    n_refused: int = 0
 
 
 def relative_lattice_energies(energies_eV: FloatArray, z: IntArray) -> FloatArray:
@@ -92,17 +97,25 @@ def cluster_duplicates(
     invariants: FloatArray,
     confirm: Callable[[int, int], bool],
     windows: DuplicateWindows | None = None,
+    akin: Callable[[int, int], bool] | None = None,
 ) -> Clusters:
     """Group candidates that are the same crystal.
+
+    A candidate is compared with the clusters that have members inside the windows, the cluster of
+    the nearest invariant first; of a cluster with its representative where that is inside, else
+    with the nearest members.
 
     Args:
         relative_kJ_mol: [n] ascending energies per molecule.
         densities: [n] in g/cm3.
         invariants: [n, k] AMD vectors in Å, those of the elements one after the other; a row with
             NaN is a duplicate of nothing.
-        confirm: whether candidates i < j are the same packing; called for close pairs only,
-            lower energies first and, for one candidate, nearest invariants first.
+        confirm: whether candidates i < j are the same packing; called for close pairs only, lower
+            energies first.
         windows: limits within which pairs are compared; the defaults where None.
+        akin: whether j, whatever its energy, resembles a representative i enough to be in its
+            cluster; asked where j was confirmed against another member, and for the representative
+            of a cluster that is joined to another. None: always (single linkage).
 
     Raises:
         ValueError: the energies are not ascending.
@@ -111,60 +124,78 @@ def cluster_duplicates(
     n = len(energy)
     if (np.diff(np.round(energy, 6)) < 0).any():
         raise ValueError("candidates must be sorted by energy")
-    limits = windows or DuplicateWindows()
-    parent = np.arange(n)
-
-    def root(a: int) -> int:
-        while parent[a] != a:
-            parent[a] = parent[parent[a]]
-            a = int(parent[a])
-        return a
-
-    n_confirmations = 0
-    for j, earlier in _close_pairs(energy, np.asarray(densities), np.asarray(invariants), limits):
-        failures: dict[int, int] = {}
-        for i in earlier:
-            cluster = root(i)
-            if cluster == root(j) or failures.get(cluster, 0) >= _TRIES_PER_CLUSTER:
-                continue
-            n_confirmations += 1
-            if confirm(i, j):
-                low, high = sorted((cluster, root(j)))
-                parent[high] = low  # the root of a cluster is its lowest-energy member
+    close = _CloseOnes(energy, densities, invariants, windows or DuplicateWindows())
+    # The representative of a cluster is its lowest member: it was there first.
+    head = np.arange(n)
+    confirmations = refused = 0
+    for j in range(n):
+        for cluster, members in _by_cluster(head, close.before(j)):
+            own = int(head[j])
+            for i in members:
+                confirmations += 1
+                if confirm(i, j):
+                    break
             else:
-                failures[cluster] = failures.get(cluster, 0) + 1
-    roots = np.array([root(a) for a in range(n)], dtype=np.int64)
-    first, label = np.unique(roots, return_inverse=True)
-    size = np.bincount(label, minlength=len(first))[label] if n else roots
+                continue
+            # What was compared with its representative needs no other look at it.
+            other = j if own == j else own
+            first, second = sorted((cluster, other))
+            known = i == cluster and own == j
+            if known or akin is None or akin(first, second):
+                head[head == second] = first
+            else:
+                refused += 1
+    first_of, label = np.unique(head, return_inverse=True)
+    size = np.bincount(label, minlength=len(first_of))[label] if n else head
     return Clusters(
         label=label.astype(np.int64),
         size=size.astype(np.int64),
-        representative=roots == np.arange(n),
-        n_confirmations=n_confirmations,
+        representative=head == np.arange(n),
+        n_confirmations=confirmations,
+        n_refused=refused,
     )
 
 
-def _close_pairs(
-    energy: FloatArray, density: FloatArray, invariants: FloatArray, limits: DuplicateWindows
-) -> list[tuple[int, list[int]]]:
-    """For each candidate j the earlier ones inside all windows, nearest invariant first."""
-    begin = np.searchsorted(energy, energy - limits.energy_kJ_mol - 1e-9, side="left")
-    close = []
-    for j in range(len(energy)):
-        i = np.arange(begin[j], j)
-        smaller = np.minimum(density[i], density[j])
-        i = i[np.abs(density[i] - density[j]) <= limits.density_fraction * smaller]
-        if not len(i):
-            continue
-        distance = np.concatenate(
-            [
-                np.abs(invariants[part] - invariants[j]).max(axis=1)
-                for part in np.array_split(i, len(i) // _PAIRS_PER_CHUNK + 1)
-            ]
-        )
-        near = distance <= limits.amd_A  # False for NaN
-        i, distance = i[near], distance[near]
-        if len(i):
-            # Rounded, so that the order does not hang on the last bit of the invariant.
-            close.append((j, i[np.lexsort((i, np.round(distance, 6)))].tolist()))
-    return close
+def _by_cluster(head: IntArray, near: IntArray) -> list[tuple[int, list[int]]]:
+    """Clusters of the candidates `near`, in their order, with the members to compare with."""
+    groups: dict[int, list[int]] = {}
+    for i in near.tolist():
+        groups.setdefault(int(head[i]), []).append(i)
+    chosen = []
+    for cluster, members in groups.items():
+        if cluster in members:
+            members.remove(cluster)
+            members.insert(0, cluster)
+        chosen.append((cluster, members[:_TRIES_PER_CLUSTER]))
+    return chosen
+
+
+class _CloseOnes:
+    """Finds the candidates inside all windows of another one."""
+
+    def __init__(
+        self,
+        energy: FloatArray,
+        density: FloatArray,
+        invariants: FloatArray,
+        limits: DuplicateWindows,
+    ) -> None:
+        self._limits = limits
+        self._density = np.asarray(density, dtype=np.float64)
+        self._fine = np.asarray(invariants, dtype=np.float64)
+        self._coarse = np.ascontiguousarray(self._fine[:, ::_COARSE])
+        self._begin = np.searchsorted(energy, energy - limits.energy_kJ_mol - 1e-9, side="left")
+
+    def before(self, j: int) -> IntArray:
+        """Those before j, nearest invariant first."""
+        begin, density = int(self._begin[j]), self._density
+        smaller = np.minimum(density[begin:j], density[j])
+        apart = np.abs(density[begin:j] - density[j])
+        i = begin + np.flatnonzero(apart <= self._limits.density_fraction * smaller)
+        for invariant in (self._coarse, self._fine):
+            # The largest difference of some entries is at most that of all; False for NaN.
+            distance = np.abs(invariant[i] - invariant[j]).max(axis=1, initial=0.0)
+            near = distance <= self._limits.amd_A
+            i, distance = i[near], distance[near]
+        # Rounded, so that the order does not hang on the last bit of the invariant.
+        return i[np.lexsort((i, np.round(distance, 6)))]

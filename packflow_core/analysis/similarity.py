@@ -50,12 +50,15 @@ class Match:
         n_matched: molecules of the cluster that matched.
         n_total: molecules in the cluster.
         detail: why nothing could be compared; empty after a comparison.
+        rmsd_1: over the heavy atoms of one molecule, the best pair of conformers, Å; None where
+            nothing could be compared.
     """
 
     rmsd: float | None
     n_matched: int
     n_total: int
     detail: str = ""
+    rmsd_1: float | None = None
 
     @property
     def full(self) -> bool:
@@ -112,16 +115,23 @@ def matches(
     except Exception as error:  # whatever breaks inside the comparison is no match
         logger.warning("packing comparison failed: %s: %s", type(error).__name__, error)
         return Match(None, 0, n, f"comparison failed: {type(error).__name__}: {error}")
+    conformer = found.rmsd_1
+    rmsd_1 = float(conformer) if conformer is not None and math.isfinite(conformer) else None
     if found.n_matched < 1 or not math.isfinite(found.rmsd_n):
-        return Match(None, 0, n, found.message)
-    return Match(float(found.rmsd_n), int(found.n_matched), n)
+        return Match(None, 0, n, found.message, rmsd_1)
+    return Match(float(found.rmsd_n), int(found.n_matched), n, "", rmsd_1)
 
 
-def structure_matcher_rms(a: Crystal, b: Crystal) -> float | None:
+def structure_matcher_rms(a: Crystal, b: Crystal, timeout_s: float | None = None) -> float | None:
     """Cross-check by pymatgen's StructureMatcher on the heavy atoms, with its own tolerances.
 
     Cells are reduced and scaled to equal volume, so crystals that differ by a uniform strain
     match; use it beside `matches`, not instead.
+
+    Args:
+        a: one crystal.
+        b: the other.
+        timeout_s: give up after so many seconds, see `matches`; None for no limit.
 
     Returns:
         RMS displacement in Å (of the lattice scaled to the mean volume), or None for no match
@@ -132,7 +142,11 @@ def structure_matcher_rms(a: Crystal, b: Crystal) -> float | None:
     first, second = a.heavy_only(), b.heavy_only()
     try:
         matcher = StructureMatcher(primitive_cell=True, scale=True, attempt_supercell=False)
-        found = matcher.get_rms_dist(first.to_pymatgen(), second.to_pymatgen())
+        with _time_limit(timeout_s):
+            found = matcher.get_rms_dist(first.to_pymatgen(), second.to_pymatgen())
+    except _TimeLimitError:
+        logger.warning("StructureMatcher stopped after %g s", timeout_s)
+        return None
     except Exception as error:  # a cross-check must not break what it checks
         logger.warning("StructureMatcher failed: %s: %s", type(error).__name__, error)
         return None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from packflow_core.crystal.crystal import Crystal
 
@@ -12,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 #: Tolerances in Å that are tried in turn; the next one only where spglib fails at the last.
 SYMPREC_LADDER = (0.1, 0.05, 0.02, 0.01, 0.001)
+#: Tolerances that tell how sure a space group is.
+RUNGS = 6
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,35 @@ def space_group_ladder(
 ) -> list[Symmetry | None]:
     """Space group at each tolerance in Å: one that changes little from rung to rung is sure."""
     return [_symmetry_at(crystal, tolerance, -1.0) for tolerance in tolerances]
+
+
+def ladder_facts(crystal: Crystal, symprec: float, tight: float, loose: float) -> dict[str, Any]:
+    """The space group of a crystal and how sure it is, as columns of the rank stage.
+
+    The ladder goes from `tight` to `loose` in `RUNGS` even steps of the logarithm. A group that
+    all rungs give is sure. One that only the loose rungs give may be a broken symmetry (or a
+    relaxation that was not tight), one that only the tight rungs give has a neighbour of higher
+    symmetry.
+
+    Args:
+        crystal: with its hydrogens, where it has any.
+        symprec: tolerance of the group that is reported, Å; see `find_symmetry`.
+        tight: tightest tolerance of the ladder, Å.
+        loose: loosest tolerance of the ladder, Å.
+    """
+    found = find_symmetry(crystal, symprec)
+    rungs = np.geomspace(min(tight, loose), max(tight, loose), RUNGS)
+    ladder = space_group_ladder(crystal, rungs.tolist())
+    numbers = [rung.number if rung else None for rung in ladder]
+    return {
+        "space_group": found.symbol if found else None,
+        "space_group_number": found.number if found else None,
+        "z_prime": found.z_prime if found else None,
+        "symprec_A": found.symprec if found else None,
+        "space_group_tight": ladder[0].symbol if ladder[0] else None,
+        "space_group_loose": ladder[-1].symbol if ladder[-1] else None,
+        "space_group_agreement": numbers.count(found.number) / RUNGS if found else None,
+    }
 
 
 def _symmetry_at(crystal: Crystal, symprec: float, angle_tolerance: float) -> Symmetry | None:

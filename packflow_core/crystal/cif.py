@@ -16,9 +16,9 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from packflow_core import __version__
 from packflow_core.chem.elements import symbol
 from packflow_core.chem.molecule import check_supported
+from packflow_core.crystal.cif_lines import cell_lines, cif_head, hill_formula
 from packflow_core.crystal.contacts import neighbour_pairs
 from packflow_core.crystal.crystal import Crystal
 from packflow_core.crystal.lattice import heights, is_valid_parameters, parameters_to_cell
@@ -153,22 +153,9 @@ def crystal_to_cif_text(
         name: name of the data block; characters that CIF does not allow become "_".
         comment_items: written as "# key: value" lines at the top.
     """
-    block_name = re.sub(r"[^\x21-\x7e]", "_", name)[:75] or "crystal"
-    lines = []
-    for key, value in (comment_items or {}).items():
-        text = " ".join(f"{key}: {value}".split())
-        lines.append("# " + text.encode("ascii", "replace").decode())
+    lines = cif_head(crystal.numbers, name, crystal.z, crystal.z, comment_items)
+    lines += cell_lines(crystal.parameters, crystal.volume, crystal.density)
     lines += [
-        f"data_{block_name}",
-        f"_audit_creation_method 'packflow-csp {__version__}'",
-        f"_chemical_formula_sum '{_formula(crystal.numbers, crystal.z)}'",
-        f"_cell_formula_units_Z {crystal.z}",
-    ]
-    tags = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
-    lines += [f"_cell_{tag} {x:.12f}" for tag, x in zip(tags, crystal.parameters, strict=True)]
-    lines += [
-        f"_cell_volume {crystal.volume:.6f}",
-        f"_exptl_crystal_density_diffrn {crystal.density:.6f}",
         "_space_group_name_H-M_alt 'P 1'",
         "_space_group_IT_number 1",
         "loop_",
@@ -355,11 +342,11 @@ def _as_it_stands(structure: CifStructure, found: Connectivity, name: str) -> Cr
 
 
 def _check_equal(numbers: IntArray, molecules: list[IntArray], name: str) -> None:
-    formulas = Counter(_formula(numbers[m], 1) for m in molecules)
+    formulas = Counter(hill_formula(numbers[m], 1) for m in molecules)
     if len(formulas) == 1:
         return
     listed = ", ".join(f"{count} x {formula}" for formula, count in formulas.most_common(4))
-    if len({_formula(numbers[m][numbers[m] > 1], 1) for m in molecules}) == 1:
+    if len({hill_formula(numbers[m][numbers[m] > 1], 1) for m in molecules}) == 1:
         raise UserInputError(
             f"{name} lacks hydrogens on some molecules ({listed}); add them or remove all."
         )
@@ -399,11 +386,3 @@ def _common_order(numbers: IntArray, bonds: IntArray, molecules: list[IntArray])
             return None
         order.append(atoms[list(match)])
     return np.concatenate(order)
-
-
-def _formula(numbers: IntArray, z: int) -> str:
-    """Hill formula of the atoms divided by z, with spaces as CIF wants."""
-    counts = Counter(symbol(n) for n in numbers.tolist())
-    rest = sorted(s for s in counts if not (s == "C" or (s == "H" and "C" in counts)))
-    ordered = ([s for s in ("C", "H") if s in counts] if "C" in counts else []) + rest
-    return " ".join(s + (str(counts[s] // z) if counts[s] // z > 1 else "") for s in ordered)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from packflow_core.crystal.validity_limits import ValidityLimits
 
 Protocol = Literal["h_only", "converged", "paper"]
 
@@ -19,8 +21,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-class RelaxParams(BaseModel):
+class RelaxParams(ValidityLimits):
     """How to relax a crystal, with ASE's FIRE in its default settings.
+
+    What a relaxation of atoms and cell ends in must lie within the `ValidityLimits`; that of the
+    hydrogens alone, which starts from crowded crystals, is not judged.
 
     Protocols:
 

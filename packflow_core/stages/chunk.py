@@ -22,6 +22,8 @@ from packflow_core.stages.recording import device_name, record, row_of
 from packflow_core.stages.registry import arguments, work_of
 from packflow_core.stages.run_store import LOG, RunStore
 from packflow_core.stages.states import clean_states, load_states, renewer, states_folder
+from packflow_core.store.atomic import refresh_listing
+from packflow_core.store.lock import Lease
 from packflow_core.store.rows import Row
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def run_chunk(
     """
     began = time.perf_counter()
     run = RunStore(Path(run_folder))
+    lease = Lease(run.folder)
     recorded = run.attempts(stage, [index for index, _ in work])
     todo = {i: a for i, a in work if i not in recorded or recorded[i].attempt < a}
     counts: Counter[str] = Counter()
@@ -85,6 +88,7 @@ def run_chunk(
         store = run.stage(stage)
         with store.open_journal(f"{min(todo):08d}-{max(todo):08d}") as journal:
             for row in _attempt(run, stage, todo, means):
+                lease.check()
                 record(journal, row, counts)
         if work_of(stage).grouped:
             clean_states(store, lambda indices: run.attempts(stage, indices))
@@ -153,4 +157,8 @@ def _upstream_rows(run: RunStore, stage: str, todo: dict[int, int]) -> dict[int,
     before = run.plan.upstream_of(stage)
     if before is None:
         raise ValueError(f"stage '{stage}' takes no rows")
-    return {int(row["index"]): row for row in run.stage(before).rows(todo)}
+    rows = {int(row["index"]): row for row in run.stage(before).rows(todo)}
+    if todo.keys() - rows.keys():  # written by another machine, and not yet seen by this one
+        refresh_listing(run.stage(before).folder)
+        rows = {int(row["index"]): row for row in run.stage(before).rows(todo)}
+    return rows

@@ -19,8 +19,10 @@ from pydantic import BaseModel
 
 from packflow_core.baselines.names import family_of
 from packflow_core.chem.molecule import Molecule
+from packflow_core.crystal.validity_limits import ValidityLimits
 from packflow_core.errors import PackflowError, RunFailedError, UserInputError
 from packflow_core.model.zoo import is_named
+from packflow_core.relax.protocol import RelaxParams
 from packflow_core.spec import (
     CONDITIONS,
     RunSpec,
@@ -242,7 +244,7 @@ def make_plan(
         content = {
             "upstream": upstream,
             "stage": name,
-            "params": params_of(spec, name).model_dump(mode="json"),
+            "params": _params_in_key(params_of(spec, name)),
             # The name of a checkpoint does not matter, its content does.
             "identity": found["sha256"] if name == "generate" else identities[name],
             "schema": SCHEMA_VERSION,
@@ -274,6 +276,19 @@ def params_of(spec: RunSpec, stage: str) -> BaseModel:
         return relax_params_of(spec, stage)
     params: BaseModel = getattr(spec, generator_field(spec) if stage == "generate" else stage)
     return params
+
+
+def _params_in_key(params: BaseModel) -> dict[str, Any]:
+    """Parameters of a stage as its key counts them.
+
+    Limits of a relaxation's result count where they are not the default ones: relaxations of
+    before there were any keep their key, and the ranking judges their results all the same.
+    """
+    values: dict[str, Any] = params.model_dump(mode="json")
+    if isinstance(params, RelaxParams):
+        usual = ValidityLimits().model_dump(mode="json")
+        values = {k: v for k, v in values.items() if k not in usual or v != usual[k]}
+    return values
 
 
 def check_device(spec: RunSpec, workers: int | None, device: str) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.rows import Row
@@ -14,6 +19,10 @@ from packflow_core.store.schema import stage_kind
 if TYPE_CHECKING:
     from packflow_core.analysis.report import ReportContext
 
+logger = logging.getLogger(__name__)
+
+#: Folder of the powder patterns in a run's folder.
+PXRD = "pxrd"
 _REPORT_COLUMNS = ("index", "candidate_id", "status", "reason", "detail", "wall_s")
 
 
@@ -29,22 +38,27 @@ def write_landscape(run: RunStore, rows: list[Row], path: Path) -> None:
     landscape_png(rows, path, options)
 
 
-def write_run_report(run: RunStore, rows: list[Row], path: Path) -> None:
-    """Write the self-contained HTML report."""
-    from packflow_core.analysis.report import write_report
+def write_run_report(run: RunStore, rows: list[Row], page: Path, twin: Path) -> None:
+    """Write the self-contained HTML report and its Markdown twin."""
+    from packflow_core.analysis.report import render_markdown, write_report
 
-    write_report(path, report_context(run, rows))
+    context = report_context(run, rows)
+    write_report(page, context)
+    twin.write_text(render_markdown(context), encoding="utf-8")
 
 
 def report_context(run: RunStore, rows: list[Row]) -> ReportContext:
     """Everything the report shows of a run."""
     from packflow_core.analysis.report import ReportContext, group_failures, summarise_stage
+    from packflow_core.stages.finish import trust_sentences
+    from packflow_core.trust.run_verify import read_verification
 
     spec, content = run.plan.spec, run.content
     by_stage = {
         name: run.stage(name).table(_REPORT_COLUMNS).to_pylist() for name in run.plan.stage_names
     }
     host = content.get("host", {})
+    verification = read_verification(run.folder, rows)
     return ReportContext(
         target=spec.name,
         smiles=spec.smiles,
@@ -61,7 +75,7 @@ def report_context(run: RunStore, rows: list[Row]) -> ReportContext:
         seed=spec.seed,
         reference_label=Path(spec.reference).stem if spec.reference else "",
         reference_density=reference_density(run),
-        command=str(content.get("command", "")),
+        command=_command(str(content.get("command", ""))),
         versions=content.get("versions", {}),
         provenance={
             "run folder": str(run.folder.resolve()),
@@ -76,7 +90,33 @@ def report_context(run: RunStore, rows: list[Row]) -> ReportContext:
         },
         finished=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         wall_s=elapsed_s(run),
+        spec=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        trust=trust_sentences(run, rows),
+        verification=verification.rows if verification else (),
+        pxrd=read_patterns(run.folder, rows),
     )
+
+
+def _command(typed: str) -> str:
+    """The command of a terminal, by its name; nothing for a worker of the orchestrator.
+
+    What a worker was started with repeats nothing; the input beside it does.
+    """
+    program, _, rest = typed.partition(" ")
+    return f"csp {rest}" if Path(program).name in ("csp", "cli.py") else ""
+
+
+def read_patterns(folder: Path, ranked: list[Row]) -> list[Row]:
+    """What the last `csp pxrd` wrote, best first; nothing where the ranking has changed since."""
+    try:
+        rows: list[Row] = pq.read_table(folder / PXRD / "pxrd.parquet").to_pylist()
+    except (OSError, pa.ArrowException):
+        return []
+    now = {row["candidate_id"]: (row.get("rank"), row.get("density_g_cm3")) for row in ranked}
+    if any(now.get(r.get("candidate_id")) != (r.get("rank"), r.get("density_g_cm3")) for r in rows):
+        logger.info("the powder patterns are of an earlier ranking; 'csp pxrd' renews them")
+        return []
+    return rows
 
 
 def reference_density(run: RunStore) -> float | None:

@@ -15,24 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from packflow_core.analysis.connectivity import bond_validity, check_connectivity
-from packflow_core.analysis.metrics import AMD_NEIGHBOURS, amd_by_element
+from packflow_core.analysis.connectivity import bond_validity
+from packflow_core.analysis.duplicates import DuplicateLimits, amd_columns, find_duplicates
+from packflow_core.analysis.match_columns import UNMATCHED, match_columns
+from packflow_core.analysis.matching import SHELLS, Reference, match_report
 from packflow_core.analysis.ranking import (
     DuplicateWindows,
-    cluster_duplicates,
     energy_order,
     relative_lattice_energies,
 )
-from packflow_core.analysis.similarity import Packing, matches
-from packflow_core.analysis.symmetry import find_symmetry
+from packflow_core.analysis.symmetry import ladder_facts
+from packflow_core.analysis.validity import find_invalidity
 from packflow_core.chem.conformer_ensemble import ConformerEnsemble
 from packflow_core.chem.conformer_nearest import nearest_conformer
 from packflow_core.chem.elements import symbol
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.crystal import Crystal
+from packflow_core.crystal.validity_limits import ValidityLimits
 from packflow_core.errors import UserInputError
+from packflow_core.stages.density_window import expected_molecular_volume
 from packflow_core.store.conformer_table import read_conformer_table
 from packflow_core.store.rows import Row, crystal_of, next_row
 from packflow_core.store.schema import Reason, Status
@@ -46,21 +49,31 @@ _KEPT = ("energy_eV", "fmax_eV_A", "n_steps", "engine", "stress_GPa")
 _UNRANKED: Row = {
     "rank": None,
     "lattice_energy_rel_kJ_mol": None,
+    "lattice_energy_kJ_mol": None,
     "cluster": None,
     "cluster_size": None,
     "representative": None,
 }
 
 
-class RankParams(BaseModel):
+class RankParams(ValidityLimits):
     """Parameters of the rank stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bond_tolerance_A: float = Field(
-        0.4, gt=0, le=1, description="a pair is bonded up to this beyond its covalent radii, Å"
+    max_residual_stress_GPa: float | None = Field(
+        2.0,
+        gt=0,
+        description="a candidate with a larger component of the residual stress counts as "
+        "unconverged, GPa; None: any",
     )
     symprec_A: float = Field(0.1, gt=0, le=1, description="tolerance of the space group, Å")
+    symprec_tight_A: float = Field(
+        0.01, gt=0, le=1, description="tightest tolerance of the symmetry ladder, Å"
+    )
+    symprec_loose_A: float = Field(
+        0.3, gt=0, le=1, description="loosest tolerance of the symmetry ladder, Å"
+    )
     shell_size: int = Field(15, ge=2, le=100, description="molecules in a compared cluster")
     molecule_tolerance_A: float = Field(
         1.0, gt=0, description="a molecule of the cluster matches below this RMSD, Å"
@@ -75,12 +88,34 @@ class RankParams(BaseModel):
     duplicate_amd_A: float = Field(
         0.2, ge=0, description="largest AMD difference of duplicates, element by element, Å"
     )
+    duplicate_pdd_A: float = Field(
+        0.25, ge=0, description="largest distance of the PDDs of duplicates, heavy atoms, Å"
+    )
     duplicate_rmsd_A: float = Field(
         0.25, ge=0, description="largest RMSD of the cluster for duplicates, Å"
+    )
+    duplicate_shell_size: int = Field(
+        30, ge=2, le=100, description="molecules in the compared clusters of duplicates"
     )
     include_unconverged: bool = Field(
         False, description="rank unconverged candidates too; their energies are upper bounds"
     )
+
+    @property
+    def duplicate_limits(self) -> DuplicateLimits:
+        """When two candidates are the same crystal."""
+        return DuplicateLimits(
+            windows=DuplicateWindows(
+                energy_kJ_mol=self.duplicate_energy_kJ_mol,
+                density_fraction=self.duplicate_density_percent / 100.0,
+                amd_A=self.duplicate_amd_A,
+            ),
+            rmsd_A=self.duplicate_rmsd_A,
+            pdd_A=self.duplicate_pdd_A,
+            shell_size=self.duplicate_shell_size,
+            molecule_tolerance_A=self.molecule_tolerance_A,
+            timeout_s=self.match_timeout_s,
+        )
 
 
 def analyse(
@@ -120,8 +155,8 @@ def check_reference(reference: Crystal, molecule: Molecule, name: str) -> None:
     found, wanted = np.sort(first[first > 1]), np.sort(molecule.numbers)
     if not np.array_equal(found, wanted):
         raise UserInputError(
-            f"The reference {name} holds molecules of {_heavy_formula(found)}, but the target "
-            f"{molecule.smiles} has {_heavy_formula(wanted)} (hydrogens aside); give a CIF of the "
+            f"The reference {name} holds molecules of {heavy_formula(found)}, but the target "
+            f"{molecule.smiles} has {heavy_formula(wanted)} (hydrogens aside); give a CIF of the "
             "target's crystal."
         )
 
@@ -130,14 +165,15 @@ def analyse_crystal(
     row: Row,
     molecule: Molecule,
     params: RankParams,
-    reference: Crystal | Packing | None = None,
+    reference: Crystal | Reference | None = None,
     conformers: ConformerEnsemble | None = None,
 ) -> Row:
     """Analyse one relaxed candidate against a molecule and, optionally, a reference crystal.
 
     Returns:
         The candidate's row without the columns that `rank` fills. An `unconverged` candidate
-        stays so; one that changed its connectivity is `rejected`; one that came here rejected or
+        stays so, and one with a large residual stress becomes so; one that is no crystal of the
+        molecule any more (see `find_invalidity`) is `rejected`; one that came here rejected or
         failed, or without a finite energy, is handed on with the reason.
     """
     kept: dict[str, Any] = {name: row.get(name) for name in _KEPT}
@@ -151,7 +187,10 @@ def analyse_crystal(
         return _closed(row, Status.FAILED, Reason.NAN, f"the energy is {energy}", kept)
     try:
         crystal = crystal_of(row)
-        connectivity = check_connectivity(crystal, molecule, params.bond_tolerance_A)
+        usual_volume = expected_molecular_volume(molecule)
+        invalid = find_invalidity(crystal, molecule, params, usual_volume)
+        if invalid is not None and invalid.reason == Reason.Z_CHANGED:
+            return _closed(row, Status.REJECTED, invalid.reason, invalid.detail, kept)
         bonds_ok, max_bond_error = bond_validity(crystal, molecule)
     except ValueError as error:
         return _closed(row, Status.FAILED, Reason.INTERNAL, str(error), kept)
@@ -161,22 +200,29 @@ def analyse_crystal(
         "energy_per_molecule_eV": energy / crystal.z,
         "bonds_ok": bonds_ok,
         "max_bond_error_A": max_bond_error,
+        "density_ratio": crystal.z * usual_volume / crystal.volume,
         **_symmetry_columns(crystal, params),
         **_conformer_columns(crystal, conformers),
+        **_invariant_columns(crystal),
     }
-    if not connectivity.unchanged:
+    if invalid is not None:
         return next_row(
             row,
             status=Status.REJECTED,
-            reason=Reason.CONNECTIVITY,
-            detail=connectivity.describe(),
+            reason=invalid.reason,
+            detail=invalid.detail,
             **{**columns, **_match_columns(crystal, None, params)},
         )
+    reason, detail = Reason(row.get("reason") or ""), str(row.get("detail") or "")
+    stress, most = row.get("stress_GPa"), params.max_residual_stress_GPa
+    if arrived == Status.OK and most is not None and stress is not None and not stress <= most:
+        arrived, reason = Status.UNCONVERGED, Reason.STRESS
+        detail = f"residual stress {stress:.2f} GPa, at most {most:g}"
     return next_row(
         row,
         status=arrived,
-        reason=Reason(row.get("reason") or ""),
-        detail=str(row.get("detail") or ""),
+        reason=reason,
+        detail=detail,
         **{**columns, **_match_columns(crystal, reference, params)},
     )
 
@@ -204,39 +250,19 @@ def rank(rows: list[Row], params: RankParams) -> list[Row]:
     order = energy_order(relative, [str(row["candidate_id"]) for row in chosen])
     chosen, relative = [chosen[k] for k in order], relative[order]
     crystals = [crystal_of(row) for row in chosen]
-    packings: dict[int, Packing] = {}
-
-    def packing(k: int) -> Packing:
-        if k not in packings:
-            packings[k] = Packing(crystals[k])
-        return packings[k]
-
-    def same(i: int, j: int) -> bool:
-        found = matches(
-            packing(j),
-            packing(i),
-            n=params.shell_size,
-            molecule_tolerance=params.molecule_tolerance_A,
-            timeout_s=params.match_timeout_s,
-        )
-        return found.full and found.rmsd is not None and found.rmsd <= params.duplicate_rmsd_A
-
-    clusters = cluster_duplicates(
+    clusters, effort = find_duplicates(
+        crystals,
         relative,
-        np.array([crystal.density for crystal in crystals], dtype=np.float64),
-        np.array([_invariant(crystal) for crystal in crystals]),
-        same,
-        DuplicateWindows(
-            energy_kJ_mol=params.duplicate_energy_kJ_mol,
-            density_fraction=params.duplicate_density_percent / 100.0,
-            amd_A=params.duplicate_amd_A,
-        ),
-    )
+        [row.get("amd_A") or _invariant_columns(c)["amd_A"]
+         for row, c in zip(chosen, crystals, strict=True)],
+        params.duplicate_limits,
+    )  # fmt: skip
     logger.info(
-        "%d candidates ranked, %d distinct structures (%d packing comparisons)",
+        "%d candidates ranked, %d distinct structures; %d close pairs: %s",
         len(chosen),
         int(clusters.representative.sum()),
         clusters.n_confirmations,
+        effort.describe(),
     )
     ranked = [
         {
@@ -256,21 +282,16 @@ def rank(rows: list[Row], params: RankParams) -> list[Row]:
 def _closed(row: Row, status: Status, reason: Reason, detail: str, kept: dict[str, Any]) -> Row:
     """Row of a candidate that was not analysed."""
     empty = dict.fromkeys(
-        ("energy_per_molecule_eV", "bonds_ok", "max_bond_error_A", "space_group",
-         "space_group_number", "z_prime", "conformers", "conformer_rmsd_A", "match_rmsd_A",
-         "match_n", "matches_reference")
+        ("energy_per_molecule_eV", "bonds_ok", "max_bond_error_A", "density_ratio", "space_group",
+         "space_group_number", "z_prime", "symprec_A", "space_group_tight", "space_group_loose",
+         "space_group_agreement", "conformers", "conformer_rmsd_A", "amd_A")
     )  # fmt: skip
-    columns = {**kept, **_UNRANKED, **empty}
+    columns = {**kept, **_UNRANKED, **empty, **UNMATCHED}
     return next_row(row, status=status, reason=reason, detail=detail, **columns)
 
 
 def _symmetry_columns(crystal: Crystal, params: RankParams) -> Row:
-    found = find_symmetry(crystal, params.symprec_A)
-    return {
-        "space_group": found.symbol if found else None,
-        "space_group_number": found.number if found else None,
-        "z_prime": found.z_prime if found else None,
-    }
+    return ladder_facts(crystal, params.symprec_A, params.symprec_tight_A, params.symprec_loose_A)
 
 
 def _conformer_columns(crystal: Crystal, pool: ConformerEnsemble | None) -> Row:
@@ -281,31 +302,26 @@ def _conformer_columns(crystal: Crystal, pool: ConformerEnsemble | None) -> Row:
 
 
 def _match_columns(
-    crystal: Crystal, reference: Crystal | Packing | None, params: RankParams
+    crystal: Crystal, reference: Crystal | Reference | None, params: RankParams
 ) -> Row:
     if reference is None:
-        return {"match_rmsd_A": None, "match_n": None, "matches_reference": None}
-    found = matches(
+        return UNMATCHED
+    report = match_report(
         crystal,
-        reference,
-        n=params.shell_size,
+        reference if isinstance(reference, Reference) else Reference(reference),
+        shells=[params.shell_size, *(n for n in SHELLS if n > params.shell_size)],
         molecule_tolerance=params.molecule_tolerance_A,
         timeout_s=params.match_timeout_s,
     )
-    return {
-        "match_rmsd_A": found.rmsd,
-        "match_n": found.n_matched,
-        "matches_reference": found.full,
-    }
+    return match_columns(report)
 
 
-def _invariant(crystal: Crystal) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """AMD by element; NaN, which is close to nothing, where it cannot be computed."""
-    heavy = crystal.heavy_only()
+def _invariant_columns(crystal: Crystal) -> Row:
+    """AMD by element; none, which is close to nothing, where it cannot be computed."""
     try:
-        return amd_by_element(heavy).reshape(-1)
+        return {"amd_A": amd_columns(crystal).tolist()}
     except ValueError:
-        return np.full(len(np.unique(heavy.numbers)) * AMD_NEIGHBOURS, np.nan)
+        return {"amd_A": None}
 
 
 def _index(row: Row) -> int:
@@ -318,27 +334,28 @@ def _molecule(smiles: str) -> Molecule:
     return Molecule.from_smiles(smiles)
 
 
-def _read_reference(path: str, smiles: str) -> Packing:
+def _read_reference(path: str, smiles: str) -> Reference:
     # The time of the last change is part of the key, so that an edited file is read again.
     file = Path(path)
     return _cached_reference(path, smiles, file.stat().st_mtime_ns if file.exists() else 0)
 
 
 @lru_cache(maxsize=8)
-def _cached_reference(path: str, smiles: str, _changed: int) -> Packing:
+def _cached_reference(path: str, smiles: str, _changed: int) -> Reference:
     from packflow_core.crystal.cif import read_cif
 
     crystal = read_cif(Path(path))
     check_reference(crystal, _molecule(smiles), path)
-    packing = Packing(crystal)
-    if packing.problem:
+    reference = Reference(crystal)
+    if reference.problem:
         raise UserInputError(
-            f"The reference {path} cannot be compared with candidates ({packing.problem}); give a "
-            "CIF with an ordinary three-dimensional cell."
+            f"The reference {path} cannot be compared with candidates ({reference.problem}); give "
+            "a CIF with an ordinary three-dimensional cell."
         )
-    return packing
+    return reference
 
 
-def _heavy_formula(numbers: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+def heavy_formula(numbers: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+    """Formula of atoms by their numbers, elements in alphabetical order."""
     counts = Counter(symbol(int(number)) for number in numbers)
     return "".join(f"{s}{n if n > 1 else ''}" for s, n in sorted(counts.items()))

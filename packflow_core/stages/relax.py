@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,8 @@ def relax_many(
 
     Yields:
         Index and row of a finished candidate: `ok`, or `unconverged` (MAX_STEPS, STRESS),
-        `rejected` before the first step (CLASH, BAD_CELL, BROKEN_MOLECULE), or `failed`
+        `rejected` before the first step (CLASH, BAD_CELL, BROKEN_MOLECULE) or at the end (see
+        `find_invalidity`), or `failed`
         (EXPLODED, NAN, TOPOLOGY, ENGINE, SCF, OUT_OF_MEMORY, TIMEOUT). It holds the last sound
         geometry, with the energy and the forces there. None as a sign of life.
 
@@ -110,7 +112,7 @@ def relax_many(
         index, done = end
         if keeper and done.reason != Reason.TIMEOUT:
             keeper.drop(index)
-        yield index, _row_of(rows[index], done, common)
+        yield index, _row_of(rows[index], _judged(done, molecule, params), common)
     if keeper:
         keeper.close()
 
@@ -194,6 +196,23 @@ def _earlier(packed: dict[str, Any] | None) -> RelaxState | None:
     except ValueError:
         logger.warning("a damaged state was passed over", exc_info=True)
         return None
+
+
+def _judged(done: Relaxation, molecule: Molecule, params: RelaxParams) -> Relaxation:
+    """A relaxation that came to its end, rejected where it made something else of the crystal.
+
+    What has become another molecule may lie far below the crystals of this one, where it would
+    set the minimum that the window of a refinement counts from.
+    """
+    from packflow_core.analysis.validity import find_invalidity
+    from packflow_core.stages.density_window import expected_molecular_volume
+
+    if not params.moves_cell or done.status not in (Status.OK, Status.UNCONVERGED):
+        return done
+    invalid = find_invalidity(done.crystal, molecule, params, expected_molecular_volume(molecule))
+    if invalid is None:
+        return done
+    return replace(done, status=Status.REJECTED, reason=invalid.reason, detail=invalid.detail)
 
 
 def _row_of(row: Row, done: Relaxation, common: dict[str, Any]) -> Row:

@@ -122,6 +122,21 @@ def make_folder(folder: Path) -> None:
                 probe.unlink(missing_ok=True)
 
 
+def refresh_listing(folder: Path) -> None:
+    """Make a network file system list what other machines put into a folder.
+
+    Its client may answer from a listing that is up to a minute old; a change of our own makes it
+    ask the server again.
+    """
+    with storage_errors(folder):
+        probe = folder / f"{TEMPORARY_PREFIX}look-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            probe.touch()
+        finally:
+            if folder.is_dir():
+                probe.unlink(missing_ok=True)
+
+
 def remove_temporaries(folder: Path) -> None:
     """Delete temporary files that a killed process left; call it with the run's lock held."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):

@@ -6,17 +6,20 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import socket
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from packflow_core.errors import UserInputError
+from packflow_core.errors import RunFailedError, UserInputError
 from packflow_core.store.atomic import storage_errors
 
 LOCK_NAME = ".lock"
 
+#: Time between two looks at the lock of a run that this process works for, s.
+_LEASE_LOOK_S = 10.0
 #: A reader that asks `is_locked` holds a shared lock for microseconds; wait it out.
 _PATIENCE_S = 0.5
 
@@ -57,7 +60,16 @@ class RunLock:
                         "to end or choose another folder with --out."
                     ) from None
                 time.sleep(0.02)
-        note = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+            except OSError as error:
+                os.close(fd)
+                raise UserInputError(
+                    f"The file system of {self._folder} cannot lock files ({error.strerror}), so "
+                    "two processes could spoil the run; mount it with locks (NFS 4, Lustre with "
+                    "-o flock) or choose another with --out."
+                ) from error
+        note = json.dumps(
+            {"pid": os.getpid(), "host": socket.gethostname(), "session": secrets.token_hex(8)}
+        ).encode()
         with contextlib.suppress(OSError):  # a full disk must not cost the lock itself
             os.ftruncate(fd, 0)
             os.pwrite(fd, note, 0)
@@ -97,6 +109,48 @@ def is_locked(folder: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+class LeaseLostError(RunFailedError):
+    """The run that a chunk belongs to is held by nobody any more, or by somebody else."""
+
+
+class Lease:
+    """The right of a chunk to write for whoever holds the run folder, from any process or machine.
+
+    A chunk on another machine outlives a flow that was killed. Once the lock of that flow is gone
+    it must end: the next one may have folded its journal already.
+
+    Args:
+        folder: the run folder; where nobody holds its lock, nothing is ever lost.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._session = _session(folder) if is_locked(folder) else None
+        self._looked = time.monotonic()
+
+    def check(self, every_s: float = _LEASE_LOOK_S) -> None:
+        """Do nothing, unless the run is in other hands; looks at the lock now and then.
+
+        Raises:
+            LeaseLostError: it is.
+        """
+        if self._session is None or time.monotonic() - self._looked < every_s:
+            return
+        self._looked = time.monotonic()
+        if not is_locked(self._folder) or _session(self._folder) != self._session:
+            raise LeaseLostError(
+                f"The process that ran {self._folder} has ended, so this chunk ends, too; "
+                f"'csp resume {self._folder}' attempts its candidates again."
+            )
+
+
+def _session(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / LOCK_NAME).read_bytes())["session"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _holder(fd: int) -> str:

@@ -36,6 +36,8 @@ class Reason(StrEnum):
     BAD_CELL = "bad_cell"
     BROKEN_MOLECULE = "broken_molecule"
     CONNECTIVITY = "connectivity"
+    PROTON_TRANSFER = "proton_transfer"
+    Z_CHANGED = "z_changed"
     STEREO = "stereo"
     WINDOW = "window"
     # unconverged
@@ -162,12 +164,31 @@ STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
     "rank": (
         _field("rank", _I, "1 for the lowest lattice energy; empty where not ranked"),
         _field("lattice_energy_rel_kJ_mol", _F, "energy per molecule above the minimum", "kJ/mol"),
+        _field(
+            "lattice_energy_kJ_mol",
+            _F,
+            "lattice energy: static energy per molecule less that of the lowest gas-phase "
+            "conformer by the same engine; empty where that could not be computed",
+            "kJ/mol",
+        ),
         _field("energy_per_molecule_eV", _F, "potential energy per molecule", "eV"),
+        _field("density_ratio", _F, "density over the one that the average volumes of atoms give"),
         _field("space_group", _S, "Hermann-Mauguin symbol by spglib"),
         _field("space_group_number", _I, "international number by spglib"),
         _field("z_prime", _F, "molecules in the asymmetric unit"),
+        _field("symprec_A", _F, "tolerance at which that space group was found", "Å"),
+        _field("space_group_tight", _S, "space group at the tightest tolerance of the ladder"),
+        _field("space_group_loose", _S, "space group at the loosest tolerance of the ladder"),
+        _field("space_group_agreement", _F, "fraction of the ladder that gives that space group"),
         _field("conformers", _IL, "nearest conformer of the pool, one per molecule of the cell"),
         _field("conformer_rmsd_A", _F, "largest heavy-atom RMSD of a molecule from it", "Å"),
+        _field(
+            "amd_A",
+            _FL,
+            "average minimum distances of the heavy atoms by element (ascending atomic number), "
+            "to every fourth neighbour up to the 100th; equal crystals have equal ones",
+            "Å",
+        ),
         _field("cluster", _I, "duplicate cluster, numbered by energy"),
         _field("cluster_size", _I, "candidates in the cluster"),
         _field("representative", _B, "lowest-energy member of its cluster"),
@@ -175,6 +196,31 @@ STAGE_COLUMNS: dict[str, tuple[pa.Field, ...]] = {
         _field("match_rmsd_A", _F, "RMSD of the matched cluster against the reference", "Å"),
         _field("match_n", _I, "molecules of the cluster that match the reference"),
         _field("matches_reference", _B, "all molecules of the cluster match the reference"),
+        _field("match_rmsd20_A", _F, "RMSD of a cluster of 20; empty unless all 15 match", "Å"),
+        _field("match_n20", _I, "molecules of that cluster that match the reference"),
+        _field("match_rmsd30_A", _F, "RMSD of a cluster of 30; empty unless all 20 match", "Å"),
+        _field("match_n30", _I, "molecules of that cluster that match the reference"),
+        _field("match_rmsd1_A", _F, "RMSD of the conformer, heavy atoms, either hand", "Å"),
+        _field("match_kinds", _I, "molecules of the reference with different surroundings"),
+        _field("match_kinds_found", _I, "those of them whose clusters of 20 are found whole"),
+        _field(
+            "match_form",
+            _B,
+            "clusters of 20 around every kind of molecule are found whole, those of the reference "
+            "in the candidate and those of the candidate in the reference, RMSD at most 0.6 Å; "
+            "empty where less than half of the first cluster matches",
+        ),
+        _field("match_form_rmsd_A", _F, "RMSD of the worst of these clusters", "Å"),
+        _field("match_density_percent", _F, "density above that of the reference", "percent"),
+        _field("match_pdd_A", _F, "earth mover's distance of the PDDs, heavy atoms", "Å"),
+        _field(
+            "match_structure_matcher_A",
+            _F,
+            "RMS displacement by pymatgen's StructureMatcher; empty where it finds no match, and "
+            "where less than half of the first cluster matches",
+            "Å",
+        ),
+        _field("match_criteria", _S, "criteria of a match that are met, see docs/matching.md"),
         _field("stress_GPa", _F, "largest absolute component of the residual stress", "GPa"),
     ),
 }

@@ -112,8 +112,8 @@ class StageStore:
             return self._write_table(table, secrets.token_hex(4))
 
     def fold(self, journal: Path) -> None:
-        """Turn a closed journal into a part and remove it."""
-        batches = read_journal(journal)
+        """Turn a closed journal into a part and remove it; nothing when somebody else did."""
+        batches = _read_live(journal)
         if batches:
             table = _conform(pa.Table.from_batches(batches), self.schema)
             # The part is named after the journal, so folding twice overwrites, never doubles.

@@ -1,13 +1,20 @@
 """CSV, CIF files and the terminal table."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from packflow_core.analysis.export import ranked_table, write_ranked_csv, write_structures
+from packflow_core.analysis.export import (
+    csv_columns,
+    ranked_table,
+    write_ranked_csv,
+    write_structures,
+)
 from packflow_core.crystal.cif import read_cif
 from packflow_core.store.rows import crystal_columns
+from packflow_core.store.schema import STAGE_COLUMNS
 
 
 def row(k, crystal, **more):
@@ -73,6 +80,28 @@ def test_terminal_table_fits_and_shows_markup_as_text(triclinic):
     assert "yes 0.21" in text
     assert "11 mol." in text
     assert "23 more distinct structures; 1 duplicates not listed" in text
+
+
+def test_unsure_space_groups_are_marked(triclinic):
+    rows = [row(1, triclinic, space_group_agreement=1.0), row(3, triclinic)]
+    assert "~" not in rendered(ranked_table(rows))
+    rows.append(row(4, triclinic, space_group_agreement=0.5))
+    text = rendered(ranked_table(rows))
+    assert "P2_1/c ~" in text
+    assert "~ the space group depends on the tolerance" in text
+
+
+def test_every_scalar_of_the_rank_stage_is_in_the_table():
+    names = csv_columns()
+    assert list(names)[:2] == ["rank", "candidate_id"]
+    lists = {"conformers", "amd_A"}
+    assert {field.name for field in STAGE_COLUMNS["rank"]} - lists <= set(names)
+    assert not lists & set(names)
+
+
+def test_the_documentation_explains_every_column():
+    text = (Path(__file__).parents[2] / "docs" / "ranking.md").read_text(encoding="utf-8")
+    assert [name for name in csv_columns() if f"| `{name}` |" not in text] == []
 
 
 def test_table_without_reference_and_without_candidates(triclinic):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packflow_core.analysis import metrics
+from packflow_core.analysis.neighbors import nearest_distances
 from packflow_core.chem.elements import COVALENT_RADII
 from packflow_core.crystal.contacts import neighbour_pairs
 from packflow_core.crystal.crystal import Crystal
@@ -136,7 +137,7 @@ def test_amd_of_the_simple_cubic_lattice():
 
 def test_thin_cells_need_many_images_but_give_exact_distances():
     crystal = Crystal([6, 8], [[0, 0, 0], [0.5, 4, 6]], np.diag([2.1, 14.0, 25.0]))
-    found = metrics.pdd(crystal, 60)
+    found = nearest_distances(crystal, 60)
     grid = np.stack(np.meshgrid(*[np.arange(-70, 71), np.arange(-6, 7), np.arange(-4, 5)]), -1)
     shifts = grid.reshape(-1, 3) @ crystal.cell
     images = np.concatenate([p + shifts for p in crystal.positions])
@@ -177,4 +178,4 @@ def test_errors_are_errors():
     with pytest.raises(ValueError, match="collapsed"):
         metrics.amd(Crystal([6] * 200, np.arange(600.0).reshape(200, 3), np.diag([1e-5, 60, 60])))
     with pytest.raises(ValueError, match="at least 1"):
-        metrics.pdd(one, 0)
+        metrics.amd(one, 0)

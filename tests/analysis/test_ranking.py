@@ -87,6 +87,47 @@ def test_a_late_candidate_joins_two_clusters_into_the_lower():
     assert found.representative.tolist() == [True, False, False]
 
 
+def chain(akin, energies=(0.0, 0.1, 0.2, 0.3)):
+    """Four candidates, each the same as its neighbours only."""
+    asked = []
+
+    def resembles(i, j):
+        asked.append((i, j))
+        return akin(i, j)
+
+    found = cluster_duplicates(
+        np.array(energies), np.full(len(energies), 1.5), np.zeros((len(energies), 2)),
+        lambda i, j: j - i == 1, None, resembles,
+    )  # fmt: skip
+    return found, asked
+
+
+def test_a_representative_cuts_a_chain_of_near_twins():
+    found, asked = chain(lambda i, j: j - i <= 2)
+    assert found.label.tolist() == [0, 0, 0, 1]
+    # The third and the fourth were confirmed against a neighbour, not against the first.
+    assert asked == [(0, 2), (0, 3)]
+    assert found.n_refused == 1
+
+
+def test_a_representative_need_not_be_inside_the_windows():
+    energies = (0.0, 0.8, 1.6, 2.4)
+    found, asked = chain(lambda _i, _j: True, energies)
+    assert found.label.tolist() == [0, 0, 0, 0]
+    assert found.n_refused == 0
+    assert asked == [(0, 2), (0, 3)]
+
+
+def test_two_clusters_are_joined_only_when_their_representatives_are_akin():
+    joined = {(0, 2), (1, 2)}
+    for akin, label in ((True, [0, 0, 0]), (False, [0, 1, 0])):
+        found = cluster_duplicates(
+            np.array([0.0, 0.1, 0.2]), np.full(3, 1.5), np.zeros((3, 2)),
+            lambda i, j: (i, j) in joined, None, lambda _i, _j, akin=akin: akin,
+        )  # fmt: skip
+        assert found.label.tolist() == label
+
+
 def test_windows_keep_far_pairs_from_being_compared():
     assert by_truth("aa", [0.0, 1.1], energy_kJ_mol=1.0)[1] == []
     assert by_truth("aa", [0.0, 0.1], densities=[1.5, 1.56])[1] == []

@@ -161,10 +161,7 @@ def test_every_deployment_names_a_flow_whose_parameters_draw_a_form():
     for deployment in declared:
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
         found[f"{flow.name}/{deployment['name']}"] = flow.parameters
-        assert deployment["work_pool"]["name"] == "cpu"
-    assert set(found) == {
-        "csp/single", "baseline/genarris", "compare/race", "resume/relaxations",
-    }  # fmt: skip
+        assert deployment["work_pool"]["name"] in ("cpu", "mpi")
     race = found["compare/race"]
     assert race.required == ["spec", "generators"]
     assert all(field["description"] for field in race.properties.values())

@@ -80,10 +80,23 @@ def test_a_run_on_a_server_shows_its_tasks_and_results_there(csp, server, tmp_pa
     )
     artifacts = {a["key"] or a["type"]: a for a in ask(server, "artifacts/filter")}
     assert artifacts["progress"]["data"] == 100.0
+    for stage in STAGES:
+        bar = artifacts[f"{stage.replace('_', '-')}-formaldehyde-packflow-open"]
+        assert bar["data"] == 100.0
+        assert bar["description"].startswith(f"{stage}: {6 if stage == 'generate' else 5}/")
+        assert bar["flow_run_id"] == flow_run["id"]
+    picture = artifacts["landscape-formaldehyde-packflow-open"]
+    assert picture["type"] == "image"
+    assert picture["data"].startswith("data:image/png;base64,iVBOR")
     funnel = json.loads(artifacts["funnel-formaldehyde-packflow-open"]["data"])
     assert [row["stage"] for row in funnel] == list(STAGES)
     assert [row["rejected"] for row in funnel] == [1, 0, 0, 0, 0]
-    assert "report.html" in artifacts["result-formaldehyde-packflow-open"]["data"]
+    assert len([a for a in ask(server, "artifacts/filter") if a["type"] == "table"]) == 1
+    page = artifacts["result-formaldehyde-packflow-open"]["data"]
+    assert (folder / "report.html").as_uri() in page
+    assert "csp dashboard" in page
+    assert "## Ranked structures" in page
+    assert "](landscape.png)" not in page
     # No private server was started, and none of its files are there.
     assert not list(csp.temporary.glob("packflow-prefect-*"))
     assert "temporary server" not in (folder / "csp.log").read_text()

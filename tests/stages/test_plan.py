@@ -223,3 +223,17 @@ def test_a_loader_that_breaks_means_a_corrupt_checkpoint(monkeypatch):
     monkeypatch.setattr(generate, "generator_identity", broken)
     with pytest.raises(UserInputError, match=r"packflow-open cannot be loaded \(IndexError"):
         plan()
+
+
+def test_limits_of_a_result_count_where_they_are_not_the_usual_ones():
+    """Relaxations of before there were limits keep their keys."""
+    assert changed(relax={"max_density_ratio": 1.7}) == []
+    assert changed(relax={"max_density_ratio": 1.6}) == ["relax", "rank"]
+    assert changed(rank={"max_density_ratio": 1.6}) == ["rank"]
+    content = json.loads(json.dumps(plan().to_json()))
+    for name in ("min_density_ratio", "max_density_ratio", "bond_tolerance_A"):
+        del content["spec"]["relax"][name]
+    assert differences(RunPlan.from_json(content), plan()) == []
+    assert differences(plan(relax={"max_density_ratio": 1.6}), plan()) == [
+        "relax.max_density_ratio is 1.6 there and 1.7 here"
+    ]

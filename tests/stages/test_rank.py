@@ -97,13 +97,48 @@ def test_missing_energy_is_a_failure(form_a, energy):
 def test_other_faults_are_rows(molecule, form_a):
     no_crystal = relaxed(0, form_a, -1.0) | {"positions": None}
     wrong = relaxed(1, form_a.heavy_only(), -1.0) | {"numbers": [6] * 20}
-    for row in (no_crystal, wrong):
-        found = analyse(row, SMILES, PARAMS, None)
-        assert (found["status"], found["reason"]) == (Status.FAILED, Reason.INTERNAL)
-        assert found["detail"]
+    found = analyse(no_crystal, SMILES, PARAMS, None)
+    assert (found["status"], found["reason"]) == (Status.FAILED, Reason.INTERNAL)
+    assert found["detail"]
+    found = analyse(wrong, SMILES, PARAMS, None)
+    assert (found["status"], found["reason"]) == (Status.REJECTED, Reason.Z_CHANGED)
+    assert found["detail"] == "the 20 atoms of the cell are not 2 times C7H8ClNO"
     failed = relaxed(2, form_a, -1.0, Status.FAILED, reason="timeout", detail="900 s")
     found = analyse(failed, SMILES, PARAMS, None)
     assert [found[c] for c in ("status", "reason", "detail")] == ["failed", "timeout", "900 s"]
+
+
+def test_a_large_residual_stress_is_unconverged(form_a):
+    def judged(stress, **changes):
+        row = relaxed(0, form_a, -20.0, stress_GPa=stress)
+        return analyse(row, SMILES, RankParams(**changes), None)
+
+    found = judged(2.5)
+    assert (found["status"], found["reason"]) == (Status.UNCONVERGED, Reason.STRESS)
+    assert found["detail"] == "residual stress 2.50 GPa, at most 2"
+    assert judged(1.9)["status"] == judged(None)["status"] == Status.OK
+    assert judged(2.5, max_residual_stress_GPa=None)["status"] == Status.OK
+    assert judged(0.2, max_residual_stress_GPa=0.1)["reason"] == Reason.STRESS
+    assert judged(float("nan"))["reason"] == Reason.STRESS
+
+
+def test_the_symmetry_ladder_says_how_sure_a_group_is(form_a):
+    names = ("space_group", "symprec_A", "space_group_tight", "space_group_loose",
+             "space_group_agreement")  # fmt: skip
+    row = analyse(relaxed(0, form_a, -20.0), SMILES, PARAMS, None)
+    assert [row[name] for name in names] == ["P-1", 0.1, "P-1", "P-1", 1.0]
+    noise = np.random.default_rng(3).normal(size=form_a.positions.shape)
+    rough = form_a.with_positions(form_a.positions + 0.01 * noise)
+    row = analyse(relaxed(0, rough, -20.0), SMILES, PARAMS, None)
+    assert [row[name] for name in names[:4]] == ["P-1", 0.1, "P1", "P-1"]
+    assert 0 < row["space_group_agreement"] < 1
+
+
+def test_the_density_ratio_compares_with_the_volumes_of_the_atoms(form_a):
+    row = analyse(relaxed(0, form_a, -20.0), SMILES, PARAMS, None)
+    # C7H8ClNO by Hofmann's average volumes, twice in the cell.
+    usual = 7 * 13.87 + 8 * 5.08 + 25.8 + 11.8 + 11.39
+    assert row["density_ratio"] == pytest.approx(2 * usual / form_a.volume)
 
 
 def test_unconverged_candidates_are_ranked_on_request_only(form_a):
@@ -148,9 +183,28 @@ def test_match_with_a_reference_crystal(molecule, form_a, form_b):
     row = analyse_crystal(relaxed(0, form_a, -1.0), molecule, PARAMS, form_a.heavy_only())
     assert (row["match_n"], row["matches_reference"]) == (15, True)
     assert row["match_rmsd_A"] == pytest.approx(0.0, abs=1e-6)
+    assert (row["match_n20"], row["match_n30"], row["match_form"]) == (20, 30, True)
+    assert (row["match_kinds"], row["match_kinds_found"]) == (1, 1)
+    assert row["match_criteria"].split()[-4:] == ["rmsd15", "rmsd20", "rmsd30", "form"]
     row = analyse_crystal(relaxed(0, form_b, -1.0), molecule, PARAMS, form_a)
     assert row["matches_reference"] is False
     assert row["match_n"] < 15
+    assert row["match_n20"] is None
+    small = RankParams(shell_size=6)
+    row = analyse_crystal(relaxed(0, form_a, -1.0), molecule, small, form_a)
+    assert (row["match_n"], row["match_n20"], row["matches_reference"]) == (6, 20, True)
+
+
+def test_rows_without_invariants_are_ranked_like_those_with(molecule, form_a, form_b):
+    """Rows of an earlier version have none."""
+    rows = [relaxed(k, c, e) for k, (c, e) in enumerate(
+        [(form_a, -20.0), (form_a.repeated((2, 1, 1)), -40.0), (form_b, -20.0)])]  # fmt: skip
+    analysed = [analyse(row, SMILES, PARAMS, None) for row in rows]
+    assert len(analysed[0]["amd_A"]) == 4 * 25  # C, N, O, Cl
+    table = rank(analysed, PARAMS)
+    assert [row["cluster_size"] for row in table] == [2, 2, 1]
+    older = rank([{**row, "amd_A": None} for row in analysed], PARAMS)
+    assert [row["cluster"] for row in older] == [row["cluster"] for row in table]
 
 
 def test_reference_from_a_cif(tmp_path, molecule, form_a, form_b):

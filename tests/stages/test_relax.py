@@ -204,3 +204,27 @@ def test_urea_and_benzene_have_their_densities_and_lattice_energies():
     assert status == "ok"
     assert volume / (7.39 * 9.42 * 6.81) == pytest.approx(0.920, abs=0.015)
     assert energy == pytest.approx(-51.1, abs=1.0)
+
+
+@pytest.mark.parametrize(("hand", "reason"), [(1, Reason.MAX_STEPS), (-1, Reason.STEREO)])
+def test_what_became_another_molecule_is_rejected_with_its_energy(pool, hand, reason):
+    from rdkit.Chem import AllChem
+
+    molecule = Molecule.from_smiles("C[C@H](O)F")
+    mol = AllChem.Mol(molecule.rdmol_h)
+    AllChem.EmbedMolecule(mol, randomSeed=5)
+    positions = mol.GetConformer().GetPositions() * [1, 1, hand]
+    row = row_of(Crystal(molecule.numbers_h, positions, np.eye(3) * 6.0, 1))
+
+    def ended(**params):
+        return in_worker(pool, row, molecule.smiles, "gfnff", RelaxParams(max_steps=0, **params))
+
+    done = ended()
+    assert fits(done, "relax")
+    wanted = Status.UNCONVERGED if hand == 1 else Status.REJECTED
+    assert (done["status"], done["reason"]) == (wanted, reason)
+    assert ("inverted" in done["detail"]) == (hand == -1)
+    assert done["energy_eV"] == done["energy_start_eV"]
+    # The hydrogens' relaxation, which starts from crowded crystals, is not judged.
+    assert ended(protocol="h_only")["status"] == Status.UNCONVERGED
+    assert ended(reject_stereo_change=False)["reason"] == Reason.MAX_STEPS

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -6,7 +7,7 @@ import sys
 import pytest
 
 from packflow_core.errors import UserInputError
-from packflow_core.store.lock import LOCK_NAME, RunLock, is_locked
+from packflow_core.store.lock import LOCK_NAME, Lease, LeaseLostError, RunLock, is_locked
 
 HOLDER = """
 import subprocess, sys
@@ -52,3 +53,31 @@ def test_asking_neither_creates_nor_takes_a_lock(tmp_path):
     assert not is_locked(tmp_path)
     with RunLock(tmp_path):
         assert is_locked(tmp_path)
+
+
+def test_a_lease_ends_with_the_run_that_gave_it(tmp_path):
+    with RunLock(tmp_path):
+        lease = Lease(tmp_path)
+        lease.check(every_s=0.0)  # still held
+    with pytest.raises(LeaseLostError, match="attempts its candidates again"):
+        lease.check(every_s=0.0)
+    lease.check()  # looked a moment ago
+    with RunLock(tmp_path), pytest.raises(LeaseLostError):
+        lease.check(every_s=0.0)  # held again, but by another session
+
+
+def test_without_a_lock_there_is_no_lease_to_lose(tmp_path):
+    lease = Lease(tmp_path)
+    lease.check(every_s=0.0)
+    with RunLock(tmp_path):
+        pass
+    lease.check(every_s=0.0)
+
+
+def test_a_file_system_without_locks_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(UserInputError, match=r"cannot lock files \(No locks available\)"):
+        RunLock(tmp_path).acquire()

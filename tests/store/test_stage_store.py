@@ -100,6 +100,14 @@ def test_the_latest_attempt_counts_wherever_it_is(store, make_row, order):
     assert store.rows() == [row]
 
 
+def test_a_journal_that_somebody_else_folded_is_no_error(store, make_row):
+    with store.open_journal("0-9") as journal:
+        journal.append(make_row(1))
+        store.prepare()  # of the next process, while this chunk is still at work
+        journal.append(make_row(2))
+    assert [row["index"] for row in store.rows()] == [1]  # 2 is attempted again
+
+
 def test_a_journal_folded_while_we_look_is_found_as_a_part(store, make_row, monkeypatch):
     leave_journal(store, [make_row(0)])
     read = module.read_journal

@@ -1,0 +1,1 @@
+"""The pages: each module has `layout`, what stands there, and `register`, what happens there."""

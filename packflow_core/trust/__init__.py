@@ -1,0 +1,1 @@
+"""How far an energy, an order and a search can be trusted."""
