@@ -123,10 +123,11 @@ def _in_prefect(
     if failure:
         raise failure[0]
     try:
-        document: Any = campaign(
-            str(find_campaign(file)), names, search, str(runs.folder), workers=how.workers,
-            device=how.device, timeout_s=how.timeout_s, retry_failed=how.retry_failed,
-        )  # fmt: skip
+        with local_api.shared():
+            document: Any = campaign(
+                str(find_campaign(file)), names, search, str(runs.folder), workers=how.workers,
+                device=how.device, timeout_s=how.timeout_s, retry_failed=how.retry_failed,
+            )  # fmt: skip
         return document, None
     except CampaignEndedError as error:
         # The flow run ends as failed, which is right; the table is there all the same.

@@ -280,9 +280,9 @@ def run(
 ) -> None:  # fmt: skip
     """Predict the crystal structures of one molecule.
 
-    Writes ranked.parquet, ranked.csv, report.html, landscape.png, structures/*.cif and run.json
-    into the run folder. Called again with the same options, it continues an interrupted run; a
-    folder that holds another run is refused.
+    Writes ranked.parquet, ranked.csv, report.html, report.md, landscape.png, structures/*.cif and
+    run.json into the run folder. Called again with the same options, it continues an interrupted
+    run; a folder that holds another run is refused.
     """
     from flows import run_commands
     from flows.how import How

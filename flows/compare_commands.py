@@ -204,7 +204,8 @@ def _in_prefect(
     if failure:
         raise failure[0]
     try:
-        document: Document = compare(**parameters)
+        with local_api.shared():
+            document: Document = compare(**parameters)
         return document, None
     except (TooManyFailuresError, NothingRankedError) as error:
         # The flow run ends as failed, which is right; the comparison is written all the same.

@@ -66,10 +66,12 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
         Example: csp export runs/urea --top 20 --window 10 --format cif,symmetrised-cif,mercury
         """
         from flows import export_commands
+        from flows.object_folder import at_hand
 
         here = terminal()
         here.json, here.quiet = json, json
-        export_commands.export(here, folder, top, window, formats or ["cif"], to, duplicates)
+        with at_hand(folder, write=to is None, terminal=here) as local:
+            export_commands.export(here, local, top, window, formats or ["cif"], to, duplicates)
 
     @app.command()
     def pxrd(
@@ -116,7 +118,9 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
         Example: csp pxrd runs/urea --pattern measured.xy --top 50
         """
         from flows import export_commands
+        from flows.object_folder import at_hand
 
         here = terminal()
         here.json, here.quiet = json, quiet or json
-        export_commands.pxrd(here, folder, pattern, top, window, settings or [], to, duplicates)
+        with at_hand(folder, write=to is None, terminal=here) as local:
+            export_commands.pxrd(here, local, pattern, top, window, settings or [], to, duplicates)

@@ -1,12 +1,12 @@
 """The flow `resume`: an interrupted run, or one with failures, is continued from its folder."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
 
 from flows.body import carry_out, task_runner
 from flows.how import How
+from flows.object_folder import at_hand
 from packflow_core.stages.finish import Summary
 from packflow_core.stages.requeue import requeue as queue_again
 from packflow_core.stages.run_store import RunStore
@@ -31,7 +31,7 @@ def resume(
     """Continue a run from its folder alone; what is finished is not computed again.
 
     Args:
-        run_folder: folder that holds run.json.
+        run_folder: folder that holds run.json, or `s3://bucket/prefix`.
         retry_failed: attempt candidates again that failed for a reason that may pass.
         requeue: reasons of failures; candidates that failed for one of them are attempted again.
         workers: worker processes; one per processor or GPU when not given.
@@ -47,9 +47,9 @@ def resume(
             other attempt can cure.
         RunFailedError: the run broke; what was finished is kept.
     """
-    folder = Path(run_folder)
-    run = RunStore(folder)
-    for reason in requeue or []:
-        queue_again(run, reason, missing_ok=True)
-    spec = run.spec_to_resume()
-    return carry_out(spec, folder, How(workers, device, timeout_s, retry_failed, ranks=ranks))
+    with at_hand(run_folder, write=True) as folder:
+        run = RunStore(folder)
+        for reason in requeue or []:
+            queue_again(run, reason, missing_ok=True)
+        spec = run.spec_to_resume()
+        return carry_out(spec, folder, How(workers, device, timeout_s, retry_failed, ranks=ranks))

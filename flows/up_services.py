@@ -103,6 +103,8 @@ def environment(setup: Setup, folder: StateFolder) -> dict[str, str]:
     }
     if password := values.get("PREFECT_SERVER_API_AUTH_STRING"):
         values.setdefault("PREFECT_API_AUTH_STRING", password)
+    if setup.dashboard_port:
+        values["PACKFLOW_DASHBOARD_URL"] = f"http://127.0.0.1:{setup.dashboard_port}"
     return values
 
 

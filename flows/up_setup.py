@@ -22,6 +22,9 @@ from flows.up_services import POOLS
 
 logger = logging.getLogger(__name__)
 
+#: Global concurrency limit of the stages that use a GPU, see docs/scale.md.
+GPU_LIMIT = "gpu"
+
 
 def make_pools(client: SyncPrefectClient) -> None:
     """Make the work pools that do not exist."""
@@ -33,6 +36,12 @@ def make_pools(client: SyncPrefectClient) -> None:
             )
         except ObjectAlreadyExists:
             continue
+
+
+def make_gpu_limit(client: SyncPrefectClient) -> None:
+    """Let one stage at a time have the GPUs of this machine, unless a limit was set."""
+    if GPU_LIMIT not in {limit.name for limit in client.read_global_concurrency_limits()}:
+        client.upsert_global_concurrency_limit_by_name(GPU_LIMIT, 1)
 
 
 def deploy(prefect_yaml: Path) -> None:
@@ -71,6 +80,7 @@ def main() -> None:
     prefect_yaml, schedules = Path(sys.argv[1]), sys.argv[2] == "True"
     with get_client(sync_client=True) as client:
         make_pools(client)
+        make_gpu_limit(client)
         logger.info("work pools: %s", ", ".join(POOLS))
         deploy(prefect_yaml)
         if not schedules:

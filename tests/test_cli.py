@@ -358,7 +358,7 @@ def test_the_ranking_can_be_shown_and_exported(csp, finished, tmp_path):
 
 
 def test_the_result_files_can_be_written_again(csp, finished):
-    files = ["ranked.parquet", "ranked.csv", "report.html", "landscape.png"]
+    files = ["ranked.parquet", "ranked.csv", "report.html", "report.md", "landscape.png"]
     before = (finished / "ranked.csv").read_bytes()
     for name in files:
         (finished / name).unlink()
@@ -366,7 +366,9 @@ def test_the_result_files_can_be_written_again(csp, finished):
     assert code == 0
     assert all((finished / name).stat().st_size for name in files)
     assert (finished / "ranked.csv").read_bytes() == before
-    assert set(json.loads(out)["files"]) == {"ranked", "table", "report", "landscape", "structures"}
+    assert set(json.loads(out)["files"]) == {
+        "ranked", "table", "report", "markdown", "landscape", "structures",
+    }  # fmt: skip
     assert len(list((finished / "structures").glob("*.cif"))) == json.loads(out)["n_distinct"]
 
 

@@ -81,7 +81,9 @@ def test_no_image_has_a_moving_tag():
 
 def test_services_volumes_and_targets_that_are_named_exist():
     services = COMPOSE["services"]
-    assert set(services) == {"database", "server", "pools", "worker-cpu", "worker-gpu"}
+    assert set(services) == {
+        "database", "server", "pools", "dashboard", "worker-cpu", "worker-gpu",
+    }  # fmt: skip
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
         for volume in service.get("volumes", []):

@@ -55,6 +55,7 @@ def landscape_svg(rows: Sequence[Row], options: LandscapeOptions) -> LandscapeSv
     parts = [*plane.axes(), *_reference(plane, options)]
     size = float(np.clip(90 / math.sqrt(len(shown)), 2.6, 5.5))
     legend: list[tuple[str, str, str]] = []
+    layers: dict[bool, list[str]] = {False: [], True: []}  # duplicates lie below all others
     for label, (colour, marker), members in space_group_series(shown):
         name = label if label in ("other", "unknown") else symbol_spans(label)
         legend.append((f"{name} ({len(members)})", colour, marker))
@@ -67,7 +68,8 @@ def landscape_svg(rows: Sequence[Row], options: LandscapeOptions) -> LandscapeSv
                     if kept
                     else f'fill="none" stroke="{colour}" stroke-width="1.1" opacity="0.75"'
                 )
-                parts.append(f'<path d="{path}" {style}/>')
+                layers[kept].append(f'<path d="{path}" {style}/>')
+    parts += [*layers[False], *layers[True]]
     matches = [place[id(row)] for row in shown if row.get("matches_reference")]
     if matches:
         stars = "".join(_marker("*", x, y, 10.0) for x, y in matches)

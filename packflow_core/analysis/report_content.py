@@ -61,6 +61,7 @@ def content_of(context: ReportContext) -> dict[str, Any]:
         "with_lattice": any(row.get("lattice_energy_kJ_mol") is not None for row in ranked),
         "with_match_30": any(row.get("match_rmsd30_A") is not None for row in ranked),
         "verification": [_verified(row) for row in context.verification],
+        "with_tight": any(row.get("tight_status") for row in context.verification),
         "notes": [*GENERAL_NOTES, *_engine_notes(context.engine), *context.notes],
         "provenance": _provenance(context),
     }

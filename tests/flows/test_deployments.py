@@ -29,7 +29,7 @@ SMALL = {"target": "JAYDUI", "generator": "random", "engine": "springs", "n": 24
 ALONE = ("--dashboard-port", "0")
 DEPLOYMENTS = {
     "csp/blind-test", "csp/single", "campaign/blind-test-weekly", "baseline/genarris",
-    "compare/race", "resume/relaxations", "train/packflow",
+    "compare/race", "resume/relaxations", "train/packflow", "train/align", "verify/best",
 }  # fmt: skip
 
 

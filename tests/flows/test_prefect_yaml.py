@@ -27,7 +27,7 @@ def flow_of(deployment):
 def test_deployments_are_called_as_the_documentation_says():
     assert {f"{flow_of(d).name}/{d['name']}" for d in DEPLOYMENTS} == {
         "csp/blind-test", "csp/single", "campaign/blind-test-weekly", "baseline/genarris",
-        "compare/race", "resume/relaxations", "train/packflow",
+        "compare/race", "resume/relaxations", "train/packflow", "train/align", "verify/best",
     }  # fmt: skip
 
 
