@@ -79,7 +79,7 @@ def test_terminal_table_fits_and_shows_markup_as_text(triclinic):
     assert "[bold]target" in text
     assert "yes 0.21" in text
     assert "11 mol." in text
-    assert "23 more distinct structures; 1 duplicates not listed" in text
+    assert "23 more distinct structures; 1 duplicate not listed" in text
 
 
 def test_unsure_space_groups_are_marked(triclinic):

@@ -38,7 +38,8 @@ def open_store():
     return make
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while Playwright is open, Prefect takes this thread for one of an event loop.
+@pytest.fixture(scope="module")
 def browser():
     """Headless Chromium with a WebGL that needs no graphics card."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

@@ -46,8 +46,12 @@ def engine(**arguments):
 def open_run(folder, **values):
     fields = {
         "smiles": "C=O", "name": "x", "z": [1, 2], "n": N, "engine": engine(),
-        "relax_h": {"max_steps": 0}, "relax": {"max_steps": 400, "fmax": 1e-2}, **values,
+        "relax_h": {"max_steps": 0}, "relax": {"max_steps": 400, "fmax": 1e-2},
+        "rank": {}, **values,
     }  # fmt: skip
+    # The boxes are a gas; as crystals they would be refused.
+    for stage in ("relax", "rank"):
+        fields[stage] = {"min_density_ratio": 0.0, **fields[stage]}
     return OpenRun(folder, plan_for(make_spec(fields), folder), command=["csp"])
 
 

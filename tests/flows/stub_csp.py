@@ -52,7 +52,7 @@ if __name__ == "__main__":
     module.generator_identity = generator_identity
     from flows.cli import main
 
-    if sys.argv[1] == "run":
+    if sys.argv[1] in ("run", "compare"):
         # The wide box is a gas; as a crystal it would be refused.
         limits = [f"{stage}.min_density_ratio=0.01" for stage in ("relax", "rank")]
         sys.argv += [word for limit in limits for word in ("--set", limit)]
