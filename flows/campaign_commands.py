@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,22 +105,8 @@ def _in_prefect(
     from flows import local_api
 
     assert terminal.handler is not None
-    local_api.redirect_logging(terminal.handler)
-    failure: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            local_api.start_server()
-        except BaseException as error:
-            failure.append(error)
-
-    starting = threading.Thread(target=start)
-    starting.start()
-    from flows.campaign import campaign, read_state
-
-    starting.join()
-    if failure:
-        raise failure[0]
+    with local_api.starting(terminal.handler):
+        from flows.campaign import campaign, read_state
     try:
         with local_api.shared():
             document: Any = campaign(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -187,22 +186,8 @@ def _in_prefect(
     from flows import local_api
 
     assert terminal.handler is not None
-    local_api.redirect_logging(terminal.handler)
-    failure: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            local_api.start_server()
-        except BaseException as error:
-            failure.append(error)
-
-    starting = threading.Thread(target=start)
-    starting.start()
-    from flows.compare import compare
-
-    starting.join()
-    if failure:
-        raise failure[0]
+    with local_api.starting(terminal.handler):
+        from flows.compare import compare
     try:
         with local_api.shared():
             document: Document = compare(**parameters)

@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -121,6 +122,35 @@ def start_server() -> None:
         f"Prefect's temporary API server did not start ({why}); set PREFECT_API_URL to a server "
         "of yours, or free a port between 8000 and 9000."
     )
+
+
+@contextlib.contextmanager
+def starting(handler: logging.Handler) -> Iterator[None]:
+    """Start the server while the block imports the flow; both take seconds.
+
+    Args:
+        handler: takes Prefect's logs.
+
+    Raises:
+        RunFailedError: the server does not start.
+    """
+    redirect_logging(handler)
+    failure: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            start_server()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failure:
+        raise failure[0]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -117,22 +116,8 @@ def _in_prefect(terminal: Terminal, spec: RunSpec, folder: Path, how: How) -> Su
     from flows import local_api
 
     assert terminal.handler is not None
-    local_api.redirect_logging(terminal.handler)
-    failure: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            local_api.start_server()
-        except BaseException as error:
-            failure.append(error)
-
-    starting = threading.Thread(target=start)
-    starting.start()
-    from flows.csp import csp
-
-    starting.join()
-    if failure:
-        raise failure[0]
+    with local_api.starting(terminal.handler):
+        from flows.csp import csp
     try:
         with local_api.shared():
             summary: Summary = csp(spec, out=str(folder), **asdict(how))
