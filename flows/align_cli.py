@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.console import Terminal
+from flows.options import Json, Minutes, NetworkDevice, Quiet, Tensorboard, Verbose
 
 _EPILOG = """**Examples**
 
@@ -84,7 +85,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
                 help="Any other setting, for example --set kl_weight=0.3; may be repeated.",
             ),
         ] = None,
-        device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+        device: NetworkDevice = "auto",
         workers: Annotated[
             int | None,
             typer.Option("--workers", min=1, max=1024, show_default=False,
@@ -95,23 +96,11 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
             typer.Option("--threads", min=1, help="CPU threads of the network.",
                          show_default=False),
         ] = None,
-        minutes: Annotated[
-            float | None,
-            typer.Option("--minutes", min=0.0, help="Save and stop after so long.",
-                         show_default=False),
-        ] = None,
-        tensorboard: Annotated[
-            bool, typer.Option("--tensorboard", help="Write a log for TensorBoard too.")
-        ] = False,
-        json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress, no table.")
-        ] = False,
-        verbose: Annotated[
-            bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")
-        ] = False,
+        minutes: Minutes = None,
+        tensorboard: Tensorboard = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
     ) -> None:  # fmt: skip
         """Align a PackFlow model with energies and forces, or continue an alignment.
 

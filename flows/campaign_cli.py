@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.console import Terminal
+from flows.options import Device, Json, Quiet, Verbose, Workers
 
 _EPILOG = """**Examples**
 
@@ -74,20 +75,8 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
                 help="Folder of the campaign. Default: runs/NAME.",
             ),
         ] = None,
-        workers: Annotated[
-            int | None,
-            typer.Option(
-                "--workers", min=1, max=1024, show_default=False,
-                help="Worker processes; one per processor, or per GPU, when not given.",
-            ),
-        ] = None,
-        device: Annotated[
-            str,
-            typer.Option(
-                "--device", metavar="auto|cpu|cuda|cuda:N",
-                help="Where engines compute that can use a GPU.",
-            ),
-        ] = "auto",
+        workers: Workers = None,
+        device: Device = "auto",
         timeout: Annotated[
             float | None,
             typer.Option(
@@ -105,15 +94,9 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
         show: Annotated[
             bool, typer.Option("--list", help="Only list the targets.")
         ] = False,
-        json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress, no table.")
-        ] = False,
-        verbose: Annotated[
-            bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")
-        ] = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
     ) -> None:  # fmt: skip
         """Search many targets alike, and tabulate what became of them.
 

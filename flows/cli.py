@@ -28,6 +28,7 @@ from flows import (
     up_cli,
 )
 from flows.console import EXIT_INTERRUPTED, CommandInterrupted, Terminal
+from flows.options import Device, Json, Quiet, Verbose, Workers
 
 _EPILOG_RUN = """**Examples**
 
@@ -102,29 +103,12 @@ Folder = Annotated[
     Path,
     typer.Argument(help="Run folder, or s3://BUCKET/PREFIX.", metavar="DIR", show_default=False),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers", min=1, max=1024, show_default=False,
-        help="Worker processes; one per processor, or per GPU, when not given.",
-    ),
-]  # fmt: skip
 Ranks = Annotated[
     int | None,
     typer.Option(
         "--ranks", min=1, max=100_000, show_default=False,
         help="MPI ranks that make the candidates of the generators random and random+press, "
         "instead of worker processes.",
-    ),
-]  # fmt: skip
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", metavar="auto|cpu|cuda|cuda:N",
-        help="Where engines compute that can use a GPU.",
     ),
 ]  # fmt: skip
 Timeout = Annotated[

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.console import Terminal
+from flows.options import Json, Quiet, Verbose, Workers
 
 _EPILOG = """**Examples**
 
@@ -142,11 +143,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
                 "--set", metavar="FIELD=VALUE", help="Any other field of csp run; may be repeated."
             ),
         ] = None,
-        workers: Annotated[
-            int | None,
-            typer.Option("--workers", min=1, max=1024, show_default=False,
-                         help="Worker processes; one per processor, or per GPU, when not given."),
-        ] = None,
+        workers: Workers = None,
         ranks: Annotated[
             int | None,
             typer.Option("--ranks", min=1, max=100_000, show_default=False,
@@ -172,15 +169,9 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
             typer.Option("--out", metavar="DIR", help="Folder of the results. Default: comparison; "
                          "of a race runs/CAMPAIGN/NAME/race."),
         ] = None,
-        json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress, no table.")
-        ] = False,
-        verbose: Annotated[
-            bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")
-        ] = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
     ) -> None:  # fmt: skip
         """Compare what generators found on one target, at an equal budget.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flows.options import Json, Quiet
+
 
 def conformers(
     target: Annotated[
@@ -88,10 +90,8 @@ def conformers(
             help="Folder of the files. Default: conformers/NAME.",
         ),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Find the conformers of a molecule: what it may look like in a crystal.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.console import Terminal
+from flows.options import Device, Json
 
 _EPILOG = """**Examples**
 
@@ -83,13 +84,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
                 "processors.",
             ),
         ] = None,
-        device: Annotated[
-            str,
-            typer.Option(
-                "--device", metavar="auto|cpu|cuda|cuda:N",
-                help="Where engines compute that can use a GPU.",
-            ),
-        ] = "auto",
+        device: Device = "auto",
         timeout: Annotated[
             float | None,
             typer.Option(
@@ -112,9 +107,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
                 help="Targets of a campaign, by name, label or refcode.",
             ),
         ] = None,
-        json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-        ] = False,
+        json: Json = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     ) -> None:  # fmt: skip
         """Forecast hours, memory and disk of a run from a pilot of a few candidates.

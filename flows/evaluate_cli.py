@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.console import Terminal
+from flows.options import Json, Quiet, Verbose
 
 _EPILOG = """**Examples**
 
@@ -158,15 +159,9 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
         out: Annotated[
             Path, typer.Option("--out", metavar="DIR", help="Folder of the evaluation.")
         ] = Path("evaluation"),
-        json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress, no table.")
-        ] = False,
-        verbose: Annotated[
-            bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")
-        ] = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
     ) -> None:  # fmt: skip
         """Measure the proposals of generators against known crystals (paper, section 4.3).
 

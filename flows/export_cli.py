@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from flows.console import Terminal
+from flows.options import Json, Quiet
 
 _Folder = Annotated[Path, typer.Argument(help="Run folder.", metavar="DIR", show_default=False)]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 _Duplicates = Annotated[
     bool, typer.Option("--duplicates", help="Duplicates too, not only distinct structures.")
 ]
@@ -57,7 +57,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
             typer.Option("--to", metavar="DIR", help="Where. Default: DIR/export."),
         ] = None,
         duplicates: _Duplicates = False,
-        json: _Json = False,
+        json: Json = False,
     ) -> None:  # fmt: skip
         """Write the best structures for other programs, with their ranked table.
 
@@ -104,10 +104,8 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
             Path | None, typer.Option("--to", metavar="DIR", help="Where. Default: DIR/pxrd.")
         ] = None,
         duplicates: _Duplicates = False,
-        json: _Json = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress, no table.")
-        ] = False,
+        json: Json = False,
+        quiet: Quiet = False,
     ) -> None:  # fmt: skip
         """Simulate powder patterns of the best structures and compare them with a measured one.
 

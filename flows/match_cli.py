@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.console import Terminal
+from flows.options import Json, Quiet
 
 _EPILOG = """**Examples**
 
@@ -63,12 +64,8 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
                 help="Worker processes; one per processor when not given.",
             ),
         ] = None,
-        json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress, no table.")
-        ] = False,
+        json: Json = False,
+        quiet: Quiet = False,
     ) -> None:  # fmt: skip
         """Find a known crystal among predicted ones, by every measure in use.
 

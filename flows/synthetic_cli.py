@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flows.options import Json, Verbose
+
 
 def synthesise(
     data: Annotated[
@@ -42,13 +44,9 @@ def synthesise(
             help="Stop after so long; the same command continues.",
         ),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-    ] = False,
+    json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")
-    ] = False,
+    verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Make synthetic training crystals: molecules old and new, packed at random and pressed.
 

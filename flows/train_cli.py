@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.console import Terminal
+from flows.options import Json, Minutes, NetworkDevice, Quiet, Tensorboard, Verbose
 
 _EPILOG = """**Examples**
 
@@ -118,7 +119,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
                 help="Start a new training with the weights of this model: a name or a checkpoint.",
             ),
         ] = None,
-        device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+        device: NetworkDevice = "auto",
         gpus: Annotated[
             int | None,
             typer.Option(
@@ -136,23 +137,11 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
             int | None,
             typer.Option("--threads", min=1, help="CPU threads a process.", show_default=False),
         ] = None,
-        minutes: Annotated[
-            float | None,
-            typer.Option("--minutes", min=0.0, help="Save and stop after so long.",
-                         show_default=False),
-        ] = None,
-        tensorboard: Annotated[
-            bool, typer.Option("--tensorboard", help="Write a log for TensorBoard too.")
-        ] = False,
-        json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress, no table.")
-        ] = False,
-        verbose: Annotated[
-            bool, typer.Option("--verbose", "-v", help="Log to the terminal too.")
-        ] = False,
+        minutes: Minutes = None,
+        tensorboard: Tensorboard = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
     ) -> None:  # fmt: skip
         """Train a PackFlow model on your own crystals, or continue an interrupted training.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flows.options import Json, Quiet, Workers
+
 Folder = Annotated[
     Path,
     typer.Argument(help="Run folder, or s3://BUCKET/PREFIX.", metavar="DIR", show_default=False),
@@ -14,13 +16,6 @@ Folder = Annotated[
 Top = Annotated[
     int, typer.Option("--top", metavar="N", min=1, max=1000, help="The best distinct structures.")
 ]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers", min=1, max=1024, show_default=False,
-        help="Worker processes; one per processor, or per GPU, when not given.",
-    ),
-]  # fmt: skip
 Device = Annotated[
     str,
     typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where the engine computes."),
@@ -33,8 +28,6 @@ Timeout = Annotated[
         "relaxations took when not given.",
     ),
 ]  # fmt: skip
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 
 
 def verify(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.console import Terminal
+from flows.options import Json
 
 _EPILOG = """**Examples**
 
@@ -28,7 +29,6 @@ _State = Annotated[
         "~/.local/state/packflow-csp.",
     ),
 ]  # fmt: skip
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
@@ -89,7 +89,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
             bool, typer.Option("--status", help="Only say what is up.")
         ] = False,
         state: _State = None,
-        json: _Json = False,
+        json: Json = False,
     ) -> None:  # fmt: skip
         """Bring up a Prefect server, workers and all deployments on this machine.
 
@@ -126,7 +126,7 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
         )  # fmt: skip
 
     @app.command()
-    def down(state: _State = None, json: _Json = False) -> None:
+    def down(state: _State = None, json: Json = False) -> None:
         """Take down what csp up brought up. Runs in progress are interrupted and can be resumed."""
         from flows import up_commands
         from flows.up_state import StateFolder, default_state_folder
