@@ -1,7 +1,6 @@
 """The flow `train` of an alignment: a generator is moved by energies and forces."""
 
 import logging
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,16 +9,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from packflow_core.align.molecules import read_molecules
+from packflow_core.align.job import AlignJob, run_alignment
 from packflow_core.align.params import AlignParams
-from packflow_core.align.trainer import Aligner
-from packflow_core.align.validation import RawQuality
-from packflow_core.devices import make_seats
-from packflow_core.engines.registry import engine_traits, fetch_engine
 from packflow_core.engines.trust import check_trusted
-from packflow_core.stages.generate import resolve_device
-from packflow_core.store.atomic import make_folder
-from packflow_core.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -54,30 +46,14 @@ def align(
         UserInputError: bad molecules, settings, engine, device or folder.
     """
     check_trusted(settings.engine)
-    fetch_engine(settings.engine)
-    where = resolve_device(device)
-    source, folder = Path(molecules), Path(out)
-    chemistry = read_molecules(source)
-    watched = None
-    if settings.validate_every and (validation or source.is_dir()):
-        watched = read_molecules(Path(validation) if validation else source, "val")
-    make_folder(folder)
-    seats = make_seats(workers, device, gpu=engine_traits(settings.engine).gpu)
-    with WorkerPool(seats, log=folder / "workers.log") as pool:
-        aligner = Aligner(settings, generator, chemistry, folder, pool, where)
-        if watched is not None:
-            aligner.validation = RawQuality(watched, aligner.preset, settings)
-        aligner.run(
-            lambda step, row: logger.info("step %d of %d: %s", step, settings.steps, row),
-            math.inf if minutes is None else 60.0 * minutes,
-        )
-    facts = {
-        "checkpoint": str(aligner.checkpoint.resolve()),
-        "step": aligner.step,
-        "of": settings.steps,
-        "ended": aligner.ended,
-        "seconds": round(aligner.seconds, 1),
-    }
+    job = AlignJob(
+        Path(molecules), Path(out), settings, generator=generator,
+        validation=Path(validation) if validation else None, device=device, workers=workers,
+        minutes=minutes,
+    )  # fmt: skip
+    facts = run_alignment(
+        job, lambda step, row: logger.info("step %d of %d: %s", step, settings.steps, row)
+    )
     _artifact(out, facts)
     return facts
 

@@ -107,14 +107,16 @@ def add_to(app: typer.Typer, terminal: Callable[[], Terminal]) -> None:
         DIR/model.safetensors is the checkpoint so far; Ctrl-C saves and stops.
         """
         from flows import align_commands, run_commands
+        from packflow_core.align.job import AlignJob
 
         where = terminal()
         where.json, where.quiet, where.verbose = json, quiet or json, verbose
         values: dict[str, object] = {"engine": engine, "mode": mode and mode.value, "steps": steps}
         given = {key: value for key, value in values.items() if value is not None}
         given |= dict(run_commands.parse_setting(text) for text in settings or [])
-        align_commands.align(
-            where, molecules, out, given, generator=generator, validation=validation,
-            device=device, workers=workers, threads=threads, minutes=minutes,
+        job = AlignJob(
+            molecules, out, align_commands.align_params(given), generator=generator,
+            validation=validation, device=device, workers=workers, minutes=minutes,
             tensorboard=tensorboard,
         )  # fmt: skip
+        align_commands.align(where, job, threads)

@@ -2,111 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from flows.console import Terminal
 from flows.train_commands import TrainingInterrupted, stoppable
 from packflow_core.errors import UserInputError
+from packflow_core.store.atomic import make_folder
+
+if TYPE_CHECKING:
+    from packflow_core.align.job import AlignJob
+    from packflow_core.align.params import AlignParams
 
 
-def align(
-    terminal: Terminal,
-    molecules: Path,
-    out: Path,
-    settings: dict[str, Any],
-    *,
-    generator: str,
-    validation: Path | None,
-    device: str,
-    workers: int | None,
-    threads: int | None,
-    minutes: float | None,
-    tensorboard: bool,
-) -> None:
-    """Align a generator, or continue an alignment, in the folder `out`.
+def align_params(settings: dict[str, Any]) -> AlignParams:
+    """Settings of an alignment.
 
     Args:
-        terminal: where to write.
-        molecules: see `packflow_core.align.molecules`.
-        out: folder of the alignment.
-        settings: fields of `AlignParams`.
-        generator: model to begin with.
-        validation: molecules to watch, like `molecules`; None for the val split of a folder.
-        device: auto, cpu or cuda, of the network.
-        workers: processes for the rewards; None for the processors.
-        threads: of the CPU, of the network; None for PyTorch's choice.
-        minutes: when to stop; None for never.
-        tensorboard: log for TensorBoard too.
+        settings: fields of `AlignParams` that are given.
 
     Raises:
-        UserInputError: bad molecules, settings, engine, device or folder.
-        TrainingInterrupted: it was stopped; what it had learned is saved.
+        UserInputError: one sentence about the first setting that is wrong.
     """
-    import torch
-
-    from packflow_core.align.molecules import read_molecules
-    from packflow_core.align.trainer import Aligner
-    from packflow_core.align.validation import RawQuality
-    from packflow_core.devices import make_seats
-    from packflow_core.engines import trust
-    from packflow_core.engines.registry import engine_traits, fetch_engine
-    from packflow_core.stages.generate import resolve_device
-    from packflow_core.training.logs import require_tensorboard
-    from packflow_core.workers import WorkerPool
-
-    if tensorboard:
-        require_tensorboard()
-    params = _params(settings)
-    trust.allow(params.engine)
-    fetch_engine(params.engine)
-    where = resolve_device(device)
-    chemistry = read_molecules(molecules)
-    watched = None
-    if params.validate_every:
-        if validation is not None:
-            watched = read_molecules(validation)
-        elif molecules.is_dir():
-            watched = read_molecules(molecules, "val")
-    seats = make_seats(workers, device, gpu=engine_traits(params.engine).gpu)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserInputError(
-            f"{out} cannot be written ({error.strerror}); choose another --out."
-        ) from error
-    terminal.open_log(out / "align.log")
-    with WorkerPool(seats, log=out / "workers.log") as pool, stoppable() as stopping:
-        aligner = Aligner(params, generator, chemistry, out, pool, where, tensorboard=tensorboard)
-        if watched is not None:
-            aligner.validation = RawQuality(watched, aligner.preset, params)
-        _run(terminal, aligner, minutes, stopping.is_set)
-        stopped = stopping.is_set()
-    if stopped and aligner.step < params.steps and not aligner.ended:
-        raise TrainingInterrupted(aligner.step)
-    facts = {
-        "checkpoint": str(aligner.checkpoint),
-        "step": aligner.step,
-        "of": params.steps,
-        "ended": aligner.ended,
-        "seconds": round(aligner.seconds, 1),
-    }
-    if terminal.json:
-        terminal.document(facts)
-        return
-    early = f", ended early: {aligner.ended}" if aligner.ended else ""
-    terminal.write(
-        f"{facts['checkpoint']}: step {aligner.step} of {params.steps}{early}; compare it with "
-        f"'csp evaluate --generator {generator} --generator {facts['checkpoint']}'."
-    )
-
-
-def _params(settings: dict[str, Any]) -> Any:
     from packflow_core.align.params import AlignParams
 
     try:
@@ -120,7 +39,43 @@ def _params(settings: dict[str, Any]) -> Any:
         ) from error
 
 
-def _run(terminal: Terminal, aligner: Any, minutes: float | None, stop: Any) -> None:
+def align(terminal: Terminal, job: AlignJob, threads: int | None) -> None:
+    """Align a generator, or continue an alignment; its engine is trusted from here on.
+
+    Args:
+        terminal: where to write.
+        job: the alignment.
+        threads: of the CPU, of the network; None for PyTorch's choice.
+
+    Raises:
+        UserInputError: bad molecules, engine, device or folder.
+        TrainingInterrupted: it was stopped; what it had learned is saved.
+    """
+    import torch
+
+    from packflow_core.engines import trust
+
+    trust.allow(job.params.engine)
+    if threads:
+        torch.set_num_threads(threads)
+    make_folder(job.out)
+    terminal.open_log(job.out / "align.log")
+    with stoppable() as stopping:
+        facts = _with_bar(terminal, job, stopping.is_set)
+        stopped = stopping.is_set()
+    if stopped and facts["step"] < facts["of"] and not facts["ended"]:
+        raise TrainingInterrupted(facts["step"])
+    if terminal.json:
+        terminal.document(facts)
+        return
+    early = f", ended early: {facts['ended']}" if facts["ended"] else ""
+    terminal.write(
+        f"{facts['checkpoint']}: step {facts['step']} of {facts['of']}{early}; compare it with "
+        f"'csp evaluate --generator {job.generator} --generator {facts['checkpoint']}'."
+    )
+
+
+def _with_bar(terminal: Terminal, job: AlignJob, stop: Callable[[], bool]) -> dict[str, Any]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -129,6 +84,8 @@ def _run(terminal: Terminal, aligner: Any, minutes: float | None, stop: Any) -> 
         TimeRemainingColumn,
     )
 
+    from packflow_core.align.job import run_alignment
+
     columns = (
         TextColumn("alignment"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[shown]}"), TimeRemainingColumn(),
@@ -136,10 +93,11 @@ def _run(terminal: Terminal, aligner: Any, minutes: float | None, stop: Any) -> 
     with Progress(
         *columns, console=terminal.console(terminal.err), disable=terminal.quiet
     ) as progress:
-        bar = progress.add_task("", total=aligner.params.steps, shown="", completed=aligner.step)
+        # Not to be seen before there is an alignment: a refusal stands alone.
+        bar = progress.add_task("", total=job.params.steps, shown="", visible=False)
 
         def on_step(step: int, row: dict[str, float]) -> None:
             shown = f"sound {row['sound']:.0%}, divergence {row.get('divergence', 0.0):.2g}"
-            progress.update(bar, completed=step, shown=shown)
+            progress.update(bar, completed=step, shown=shown, visible=True)
 
-        aligner.run(on_step, math.inf if minutes is None else 60.0 * minutes, stop)
+        return run_alignment(job, on_step, stop)

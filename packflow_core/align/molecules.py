@@ -28,8 +28,9 @@ def read_molecules(path: Path, split: str = "train") -> TrainingSet:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
         raise UserInputError(
-            f"The molecules {path} cannot be read ({error}); give a text file with one SMILES a "
+            f"The molecules {path} cannot be read ({reason}); give a text file with one SMILES a "
             "line, or a folder with training data."
         ) from error
     smiles: dict[str, None] = {}
