@@ -45,7 +45,9 @@ def run_through(
         UserInputError: the server has no such deployment.
     """
     total = len(runs.items)
-    open_items = [i for i in runs.items if i.spec is not None and not i.is_finished()]
+    open_items = [
+        i for i in runs.items if i.spec is not None and not i.is_finished(how.retry_failed)
+    ]
     waiting: dict[UUID, CampaignItem] = {}
     with get_client(sync_client=True) as client:
         try:

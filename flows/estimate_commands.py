@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from flows.console import Terminal, interruptible
+from flows.console import CommandInterrupted, Terminal, interruptible
 from flows.how import How
-from flows.run_commands import parse_setting, put_field, spec_from_options
+from flows.run_commands import parse_setting, put_field, spec_from_options, typed_engines
 from packflow_core import progress
 from packflow_core.campaign import find_campaign, read_campaign, shipped_campaigns
+from packflow_core.engines import trust
 from packflow_core.errors import UserInputError
 from packflow_core.estimate import Forecast, Range, forecast, total
 from packflow_core.estimate_pilot import run_pilot
@@ -82,6 +83,8 @@ def _specs(
     changes: dict[str, Any] = {}
     for field, value in [*given.items(), *map(parse_setting, settings)]:
         put_field(changes, field, value)
+    for name in typed_engines(changes):
+        trust.allow(name)
     campaign = read_campaign(path)
     return [campaign.spec_of(member, changes) for member in campaign.select(only)]
 
@@ -106,6 +109,10 @@ def _one(terminal: Terminal, spec: RunSpec, pilot: int, how: How, keep: Path | N
                     measured = run_pilot(
                         spec, folder, pilot, how.workers, how.device, how.timeout_s
                     )
+            except CommandInterrupted as error:
+                if keep is None:  # the temporary folder goes away
+                    raise CommandInterrupted from error
+                raise
             finally:
                 close_pools()
     return forecast(measured)

@@ -48,7 +48,7 @@ def spec_from_options(target: str, given: dict[str, object], settings: Sequence[
         put_field(values, field, value)
         put_field(typed, field, value)
     spec = make_spec(values, target if is_file else "")
-    for name in _engines(typed):
+    for name in typed_engines(typed):
         trust.allow(name)
     return spec
 
@@ -175,7 +175,7 @@ def parse_setting(text: str) -> tuple[str, object]:
         raise UserInputError(f"--set {text} has a value that cannot be read.") from error
 
 
-def _engines(typed: Mapping[str, Any]) -> list[str]:
+def typed_engines(typed: Mapping[str, Any]) -> list[str]:
     """Engines that options name."""
     steps = refinements_by_stage(typed.get("refine", {}))
     named = [typed.get("engine"), *(step.get("engine") for step in steps.values())]

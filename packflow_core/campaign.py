@@ -173,7 +173,12 @@ class Campaign(BaseModel):
         if target.z:
             values["z"] = list(target.z)
         values |= target.run
-        values |= dict(changes or {})
+        for field, value in (changes or {}).items():
+            old = values.get(field)
+            if isinstance(old, dict) and isinstance(value, dict):
+                values[field] = {**old, **value}
+            else:
+                values[field] = value
         values |= {"smiles": target.smiles, "name": target.name, "campaign": self.name}
         if target.reference is not None:
             values["reference"] = target.reference

@@ -109,7 +109,7 @@ def disk(folder: Path) -> tuple[Verdict, str]:
 
 
 def prefect_server(url: str) -> tuple[Verdict, str]:
-    """The server that records runs: version, work pools, limit of the GPUs."""
+    """The server that records runs: its version and work pools."""
     here = metadata.version("prefect")
     base = url.rstrip("/")
     try:

@@ -39,6 +39,9 @@ def test_what_is_copied_exists_and_every_package_is_copied(target):
     assert copied
     for source in copied:
         assert (ROOT / source).exists(), source
+    # What comes after the installation is in no package.
+    installed = TARGETS[target].index('pip install ".[')
+    assert TARGETS[target].rindex("\nCOPY ") < installed
     patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {p.rstrip("*.") for p in patterns} <= set(copied)
 
@@ -82,7 +85,7 @@ def test_no_image_has_a_moving_tag():
 def test_services_volumes_and_targets_that_are_named_exist():
     services = COMPOSE["services"]
     assert set(services) == {
-        "database", "server", "pools", "dashboard", "worker-cpu", "worker-gpu",
+        "database", "server", "pools", "dashboard", "worker-cpu", "worker-gpu", "worker-mpi",
     }  # fmt: skip
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
@@ -116,6 +119,6 @@ def test_workers_serve_pools_that_are_made():
     made = re.search(r"for pool in ([\w ]+); do", script)[1].split()
     deployed = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
     assert {d["work_pool"]["name"] for d in deployed} <= set(made)
-    for name in ("worker-cpu", "worker-gpu"):
+    for name in ("worker-cpu", "worker-gpu", "worker-mpi"):
         command = COMPOSE["services"][name]["command"]
         assert command[command.index("--pool") + 1] in made
