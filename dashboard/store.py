@@ -113,8 +113,15 @@ class Store:
             if found is not None and found[0] == key:
                 return cast(T, found[1])
             value = make()
-            self._kept[name] = (key, value)
+            # Another look may have come between the views and the key.
+            if all(self._is_current(run) for run in runs):
+                self._kept[name] = (key, value)
             return value
+
+    def _is_current(self, run: RunView) -> bool:
+        """Whether a view is the one of the last look."""
+        known = self._views.get(run.id)
+        return known is not None and known[2] is run and known[0] == self._prints.get(run.id)
 
     def _view(self, run_id: str, folder: Path) -> RunView | BrokenRun:
         with self._lock:

@@ -36,6 +36,11 @@ def export(
     chosen_formats = parse_formats(formats)
     run, rows = _chosen(folder, top, window, duplicates, EXPORT_TOP)
     target = to if to is not None else folder / "export"
+    if (target / "run.json").exists():
+        raise UserInputError(
+            f"{target} is a run folder, whose own table an export would replace; give --to a "
+            "folder of its own."
+        )
     make_folder(target)
     with storage_errors(target):
         done = write_export(rows, target, chosen_formats, run.plan.spec.rank.symprec_A)

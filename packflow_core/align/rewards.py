@@ -44,7 +44,8 @@ class Score:
         energy: potential energy per molecule, eV; None unless ok.
         force: mean length of the forces on the heavy atoms, eV/Å; None unless ok.
         severity: of an unsound candidate: the fraction of its atoms that clash plus the fraction of
-            its bonds that are off; 0 where that is not known.
+            its bonds that are off; 2 where hydrogens find no place; 0 where it is not known, as for
+            a cell that does not close and in the mode `pressed`.
     """
 
     status: str

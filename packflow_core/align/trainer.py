@@ -160,7 +160,8 @@ class Aligner:
         rows, scores = self._roll_out(groups)
         replayed = self._add_replayed(groups, rows, scores)
         advantages = [
-            self._advantages(g, r, s) for g, r, s in zip(groups, rows, scores, strict=True)
+            self._advantages(g, r, s, old)
+            for g, r, s, old in zip(groups, rows, scores, replayed, strict=True)
         ]
         write_candidates(self.folder, self.step, groups, rows, scores, advantages, replayed)
         facts = _facts(scores, replayed)
@@ -207,12 +208,16 @@ class Aligner:
             joined.append(len(earlier))
         return joined
 
-    def _advantages(self, group: Group, rows: list[Row], scores: Sequence[Score]) -> FloatArray:
+    def _advantages(
+        self, group: Group, rows: list[Row], scores: Sequence[Score], replayed: int
+    ) -> FloatArray:
         p = self.params
         energies, forces = group_rewards(scores, p.penalise)
         found = mixed_advantages(energies, forces, p.energy_share, p.advantage_clip)
         if p.diversity:
-            factors = self.diversity.factors(_kind(group), rows)
+            new = len(rows) - replayed  # a replayed one did not come again
+            factors = np.ones(len(rows))
+            factors[:new] = self.diversity.factors(_kind(group), rows[:new])
             found = np.where(found > 0, found * factors, found)
         return found
 

@@ -8,7 +8,8 @@ Three questions about a pair that is close in energy, density and AMD, cheap one
 2. Are the pointwise distance distributions so far apart that they cannot be (`pdd`)?
 3. What is left is compared by `oxtalign` (`similarity`).
 
-The first can only say yes, the second only no. How often they were asked is in `Effort`.
+The first says yes; its no counts only with molecules of several kinds and for the resemblance to a
+representative. The second can only say no. How often they were asked is in `Effort`.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ GENERAL_NOTES = (
     "Energies are those of the engine at zero temperature, without vibrations. Observed polymorphs "
     "usually lie within a few kJ/mol of each other, which is less than the error of a force "
     "field: read the order of close structures with care.",
-    "A cluster holds candidates with the same packing (15 molecules, hydrogens ignored). Times "
-    "found says how often the search arrived there.",
+    "A cluster holds candidates with the same packing (30 molecules unless set otherwise, "
+    "hydrogens ignored). Times found says how often the search arrived there.",
     "Space groups are found by spglib after the relaxation, which imposes no symmetry. The mark "
     f"{UNSURE} stands where the space group depends on the tolerance.",
 )

@@ -1,6 +1,6 @@
 """Is a relaxed crystal still a crystal of the molecule that was asked for?
 
-Bonds and protons, the number of molecules, stereochemistry, density and cell, in this order: the
+The atoms of the cell, its shape, bonds and protons, stereochemistry and density, in this order: the
 first thing that is wrong is the reason, and it is named by atoms or numbers.
 """
 

@@ -151,7 +151,7 @@ def _guard(run: RunStore, rows: list[Row], workers: Callable[[], WorkerPool]) ->
 
     best = best_distinct(rows, TOP_BY_ITSELF)
     before = read_verification(run.folder, rows)
-    if before is not None and len(before.rows) >= len(best):
+    if before is not None and before.rows and (before.tight or len(before.rows) >= len(best)):
         return
     if not is_cheap(run, best):
         logger.info("looking at the energies in other cells is left to 'csp verify'")

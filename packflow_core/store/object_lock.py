@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from typing import Any
 
 from packflow_core.errors import RunFailedError, UserInputError
@@ -40,6 +41,7 @@ class ObjectLock:
         self._folder = folder
         self.session = secrets.token_hex(8)
         self._etag: str | None = None
+        self._renewed = time.monotonic()
         self._stale_s = float(os.environ.get(STALE_VARIABLE) or _STALE_S)
 
     @property
@@ -60,6 +62,7 @@ class ObjectLock:
         Raises:
             UserInputError: another process runs this prefix.
         """
+        self._renewed = time.monotonic()
         found = self._folder.get(LOCK_OBJECT)
         try:
             if found is None:
@@ -75,6 +78,8 @@ class ObjectLock:
                 )
             self._etag = self._folder.put(LOCK_OBJECT, self._note(), etag=stored.etag)
         except ConditionError:
+            if self._is_mine():
+                return
             raise UserInputError(
                 f"{self._folder.uri} was taken by another process just now; wait for it to end."
             ) from None
@@ -88,14 +93,35 @@ class ObjectLock:
         """
         if self._etag is None:
             return
+        self._renewed = time.monotonic()
         try:
             self._etag = self._folder.put(LOCK_OBJECT, self._note(), etag=self._etag)
         except ConditionError:
+            if self._is_mine():
+                return
             self._etag = None
             raise ObjectLockLostError(
                 f"Another process has taken {self._folder.uri} over, because this one gave no sign "
                 "of life; it ends, and the other one goes on from what was uploaded."
             ) from None
+
+    def keep(self) -> None:
+        """Renew where it is time to; for between the steps of a long transfer.
+
+        Raises:
+            ObjectLockLostError: another process has taken the lock over.
+            ObjectStoreError: the store does not answer.
+        """
+        if time.monotonic() - self._renewed >= self.renew_every_s:
+            self.renew()
+
+    def _is_mine(self) -> bool:
+        """Whether a refused write was ours after all, repeated because its answer was lost."""
+        found = self._folder.get(LOCK_OBJECT)
+        if found is None or _read(found[0]).get("session") != self.session:
+            return False
+        self._etag = found[1].etag
+        return True
 
     def release(self) -> None:
         """Give the lock back."""

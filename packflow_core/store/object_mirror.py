@@ -58,10 +58,14 @@ class Mirror:
     Args:
         remote: the prefix.
         local: the folder; made when missing.
+        keep: called before each file is copied, so that a long transfer shows that it lives.
     """
 
-    def __init__(self, remote: ObjectFolder, local: Path) -> None:
+    def __init__(
+        self, remote: ObjectFolder, local: Path, keep: Callable[[], None] = lambda: None
+    ) -> None:
         self.remote = remote
+        self._keep = keep
         self.local = local
         make_folder(local)
         self._record = self._read_record()
@@ -116,6 +120,7 @@ class Mirror:
             names.add(stored.name)
             if known and known[0] == stored.etag and here.get(stored.name) == tuple(known[1:]):
                 continue
+            self._keep()
             found = self.remote.get(stored.name)
             if found is None:  # a journal that became a part, which the next listing shows
                 return None
@@ -145,6 +150,7 @@ class Mirror:
             known = self._record["files"].get(name)
             if known and tuple(known[1:]) == state:
                 continue
+            self._keep()
             with contextlib.suppress(FileNotFoundError):
                 data = (self.local / name).read_bytes()
                 self._remember(name, self.remote.put(name, data), state)
@@ -208,7 +214,7 @@ class MirroredRun:
     def __enter__(self) -> Self:
         self._lock.acquire()
         try:
-            self._mirror = Mirror(self._remote, self.local)
+            self._mirror = Mirror(self._remote, self.local, self._lock.keep)
             self._mirror.begin(self._lock.session)
         except BaseException:
             self._release()
@@ -256,6 +262,6 @@ def _state(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _order(name: str) -> tuple[bool, str]:
-    """Parts and all else before the journals that they replace, and run.json first of all."""
-    return name.rsplit("/", 1)[-1].startswith("journal-"), name
+def _order(name: str) -> tuple[bool, bool, str]:
+    """run.json first, then parts and all else before the journals that they replace."""
+    return name.rsplit("/", 1)[-1].startswith("journal-"), name != "run.json", name

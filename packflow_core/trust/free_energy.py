@@ -14,6 +14,7 @@ from packflow_core.crystal.crystal import Crystal
 from packflow_core.engines.base import EV_TO_KJ_MOL
 from packflow_core.relax.protocol import RelaxParams
 from packflow_core.store.rows import Row, crystal_of
+from packflow_core.store.schema import Status
 from packflow_core.trust.displaced_forces import (
     Task,
     compute_forces,
@@ -177,7 +178,11 @@ def _price(
         for crystal, record in zip(crystals, kept, strict=True)
     ]
     exact = {
-        i: (symmetrised(c), reps) for i, (c, reps) in enumerate(zip(now, repeats, strict=True))
+        i: (symmetrised(c), reps)
+        for i, (c, reps, record) in enumerate(zip(now, repeats, kept, strict=True))
+        # One that did not end ok is not displaced.
+        if record is None
+        or (record.facts["status"] == Status.OK and record.facts["energy_eV"] is not None)
     }
     plans = _plans(exact, means, None)
     left = {
@@ -194,7 +199,10 @@ def _price(
         for outcome in means.pool.map(time_force_call, items, means.limit_s):
             means.go_on()
             # One that fails here fails there too, and is told there.
-            call_s = float(outcome.value) if isinstance(outcome.value, float) else means.limit_s
+            if outcome.error is not None:
+                call_s = means.limit_s
+            else:
+                call_s = outcome.value if isinstance(outcome.value, float) else 0.0
         forces_s = sum(left[i] * call_s * (sizes[i] / sizes[largest]) ** _SCALING for i in waiting)
     again = [i for i, record in enumerate(kept) if record is None]
     return Price(

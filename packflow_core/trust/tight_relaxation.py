@@ -16,18 +16,17 @@ _STRESS_GPA = 0.02
 _STEPS = 3000
 
 
-def tighter(params: RelaxParams, fmax: float | None = None) -> RelaxParams:
+def tighter(params: RelaxParams) -> RelaxParams:
     """Parameters of a relaxation to a fifth of the forces and stresses of `params`.
 
     Args:
         params: of the run's last relaxation; `paper`, which stops without looking at the stress,
             becomes `converged`.
-        fmax: largest force at the end instead, eV/Å.
     """
     stress = params.max_stress_GPa
     values = params.model_dump() | {
         "protocol": "converged",
-        "fmax": params.fmax / TIGHTER if fmax is None else min(fmax, params.fmax),
+        "fmax": params.fmax / TIGHTER,
         "max_stress_GPa": _STRESS_GPA if stress is None else min(stress / TIGHTER, _STRESS_GPA),
         "max_steps": max(params.max_steps, _STEPS),
         "exp_cell_factor": params.exp_cell_factor or "sqrt_atoms",

@@ -33,6 +33,15 @@ def csp(monkeypatch, capsys):
     return call
 
 
+def test_an_export_never_replaces_the_table_of_a_run(csp, ranked):
+    before = (ranked / "ranked.parquet").read_bytes()
+    code, _, err = csp("export", ranked, "--to", ranked)
+    assert code == 2
+    assert "is a run folder" in err
+    assert (ranked / "ranked.parquet").read_bytes() == before
+    assert not (ranked / "export.json").exists()
+
+
 @pytest.fixture
 def ranked(tmp_path, stub_generator):
     """A run of urea with a table as version 0.1 wrote it, without the columns that came later."""

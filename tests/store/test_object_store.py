@@ -295,3 +295,32 @@ def test_what_could_not_be_uploaded_is_named(bucket, monkeypatch):
     monkeypatch.setattr(held._remote, "put", refuse)
     with pytest.raises(ObjectStoreError, match=r"is in .*scratch.*csp resume s3://"):
         held.__exit__(None, None, None)
+
+
+def test_a_write_whose_answer_was_lost_keeps_its_lock(bucket, monkeypatch):
+    """The library repeats such a write, and the store refuses the second one."""
+    lock = ObjectLock(ObjectFolder(f"{bucket}/answer"))
+    real = ObjectFolder.put
+
+    def twice(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        raise ConditionError("412")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectFolder, "put", twice)
+        lock.acquire()
+        lock.renew()
+    lock.renew()  # with the etag of the note that is there
+    lock.release()
+
+
+def test_the_run_itself_travels_first_and_journals_last():
+    names = [
+        "relax-1/journal-000.bin",
+        "conformers.parquet",
+        "run.json",
+        "generate-1/part-0.parquet",
+    ]
+    assert sorted(names, key=object_mirror._order) == [
+        "run.json", "conformers.parquet", "generate-1/part-0.parquet", "relax-1/journal-000.bin",
+    ]  # fmt: skip
