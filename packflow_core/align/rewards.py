@@ -13,20 +13,20 @@ it sees in a clash. One whose evaluation broke is *failed*.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from packflow_core.crystal.crystal import Crystal
 from packflow_core.store.rows import Row, crystal_of
 from packflow_core.store.schema import Reason, Status
 
 if TYPE_CHECKING:
     from packflow_core.chem.molecule import Molecule
-    from packflow_core.crystal.crystal import Crystal
-    from packflow_core.engines.base import Engine
+    from packflow_core.engines.base import Engine, EngineError
 
 Mode = Literal["heavy", "hydrogens", "pressed"]
 
@@ -79,26 +79,30 @@ def score_candidates(
 
     molecule = _molecule(smiles)
     calculator = get_engine(engine)
+    whole = [(key, row) for key, row in members if row["status"] == Status.OK]
+    yield from ((key, _as_score(row)) for key, row in members if row["status"] != Status.OK)
     waiting: dict[Hashable, Crystal] = {}
-    for key, row in members:
-        if row["status"] != Status.OK:
-            yield key, _as_score(row)
-            continue
-        made = _crystal(row, molecule, mode)
+    crystals = _crystals([row for _, row in whole], molecule, mode)
+    for (key, _), made in zip(whole, crystals, strict=True):
         if isinstance(made, Score):
             yield key, made
         else:
             waiting[key] = made
-    if mode == "heavy" or not hydrogen_steps:
-        for key, crystal in waiting.items():
-            yield key, _evaluated(crystal, calculator)
-        return
-    yield from _with_hydrogens_relaxed(waiting, calculator, molecule, hydrogen_steps)
+    if mode != "heavy" and hydrogen_steps:
+        relaxed: dict[Hashable, Crystal] = {}
+        for end in _hydrogens_relaxed(waiting, calculator, molecule, hydrogen_steps):
+            if end is not None and isinstance(end[1], Crystal):
+                relaxed[end[0]] = end[1]
+                yield None
+            else:
+                yield end
+        waiting = relaxed
+    yield from evaluated(waiting, calculator)
 
 
-def _with_hydrogens_relaxed(
+def _hydrogens_relaxed(
     crystals: dict[Hashable, Crystal], engine: Engine, molecule: Molecule, steps: int
-) -> Iterator[tuple[Hashable, Score] | None]:
+) -> Iterator[tuple[Hashable, Crystal | Score] | None]:
     from packflow_core.relax.driver import Driver, Job
     from packflow_core.relax.protocol import RelaxParams
 
@@ -115,21 +119,74 @@ def _with_hydrogens_relaxed(
             status = Status.REJECTED if torn else done.status
             yield key, Score(str(status), str(done.reason), done.detail)
         else:
-            yield key, _evaluated(done.crystal, engine)
+            yield key, done.crystal
 
 
-def _evaluated(crystal: Crystal, engine: Engine) -> Score:
+def evaluated(
+    crystals: Mapping[Hashable, Crystal], engine: Engine
+) -> Iterator[tuple[Hashable, Score]]:
+    """Scores of sound crystals, as many in a call as the engine takes.
+
+    Args:
+        crystals: by any key.
+        engine: evaluates them as they are.
+
+    Yields:
+        Key and score; a crystal that cannot be evaluated is `failed` and spoils no other.
+    """
     from packflow_core.engines.base import EngineError
 
+    ready: list[tuple[Hashable, Crystal, Any]] = []
+    for key, crystal in crystals.items():
+        try:
+            ready.append((key, crystal, engine.prepare(crystal)))
+        except EngineError as error:
+            yield key, _failure(error)
+    limit = engine.atoms_per_call() if engine.batched else 0
+    start = 0
+    while start < len(ready):
+        sizes = np.cumsum([len(crystal) for _, crystal, _ in ready[start:]])
+        count = max(1, int(np.searchsorted(sizes, limit, side="right")))
+        yield from _computed(ready[start : start + count], engine)
+        start += count
+
+
+def _computed(
+    ready: Sequence[tuple[Hashable, Crystal, Any]], engine: Engine
+) -> Iterator[tuple[Hashable, Score]]:
+    from packflow_core.engines.base import EngineError, EngineMemoryError
+
+    crystals = [crystal for _, crystal, _ in ready]
     try:
-        result = engine.evaluate([crystal])
-    except EngineError as error:
-        return Score(str(Status.FAILED), str(error.reason), error.detail)
-    energy = float(result.energies[0]) / crystal.z
-    force = float(np.linalg.norm(result.forces[crystal.heavy], axis=1).mean())
-    if not (np.isfinite(energy) and np.isfinite(force)):
-        return Score(str(Status.FAILED), str(Reason.NAN), f"energy {energy} eV, force {force} eV/Å")
-    return Score(str(Status.OK), energy=energy, force=force)
+        result = engine.compute(
+            [prepared for _, _, prepared in ready],
+            np.concatenate([crystal.positions for crystal in crystals]),
+            np.stack([crystal.cell for crystal in crystals]),
+            np.array([len(crystal) for crystal in crystals], dtype=np.int64),
+        )
+    except EngineMemoryError as error:
+        if len(ready) == 1:
+            yield ready[0][0], _failure(EngineError(Reason.OUT_OF_MEMORY, str(error)))
+            return
+        half = len(ready) // 2
+        yield from _computed(ready[:half], engine)
+        yield from _computed(ready[half:], engine)
+        return
+    for k, (key, crystal, _) in enumerate(ready):
+        if k in result.errors:
+            yield key, _failure(result.errors[k])
+            continue
+        energy = float(result.energies[k]) / crystal.z
+        force = float(np.linalg.norm(result.forces_of(k)[crystal.heavy], axis=1).mean())
+        if np.isfinite(energy) and np.isfinite(force):
+            yield key, Score(str(Status.OK), energy=energy, force=force)
+        else:
+            detail = f"energy {energy} eV, force {force} eV/Å"
+            yield key, Score(str(Status.FAILED), str(Reason.NAN), detail)
+
+
+def _failure(error: EngineError) -> Score:
+    return Score(str(Status.FAILED), str(error.reason), error.detail)
 
 
 #: Atoms of two molecules closer than this times the sum of their covalent radii look bonded to a
@@ -137,16 +194,22 @@ def _evaluated(crystal: Crystal, engine: Engine) -> Score:
 _BONDED = 1.25
 
 
-def _crystal(row: Row, molecule: Molecule, mode: Mode) -> Crystal | Score:
-    """The crystal that is evaluated, or why there is none."""
-    if mode == "pressed":
-        from packflow_core.stages.hydrogenate import HydrogenateParams, hydrogenate
+def _crystals(
+    rows: Sequence[Row], molecule: Molecule, mode: Mode
+) -> Iterator[Crystal | Score]:
+    """The crystals that are evaluated, or why there is none, in the order of the rows."""
+    if mode != "pressed":
+        yield from (_raw_crystal(row, molecule, mode) for row in rows)
+        return
+    from packflow_core.stages.hydrogenate import HydrogenateParams, hydrogenate_many
 
-        done = hydrogenate(row, molecule, HydrogenateParams())
-        return crystal_of(done) if done["status"] == Status.OK else _as_score(done)
+    for done in hydrogenate_many(rows, molecule, HydrogenateParams()):
+        yield crystal_of(done) if done["status"] == Status.OK else _as_score(done)
+
+
+def _raw_crystal(row: Row, molecule: Molecule, mode: Mode) -> Crystal | Score:
     from packflow_core.chem.hydrogens import add_hydrogens
     from packflow_core.crystal.contacts import BOND_TOLERANCE, bond_errors, clashing_atoms
-    from packflow_core.crystal.crystal import Crystal
 
     raw = crystal_of(row)
     clashing = clashing_atoms(raw, _BONDED)

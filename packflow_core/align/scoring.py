@@ -13,8 +13,9 @@ from packflow_core.store.schema import Reason, Status
 if TYPE_CHECKING:
     from packflow_core.workers import WorkerPool
 
-#: Candidates that a worker takes at once from an engine that evaluates one at a time.
-_FEW = 4
+#: Candidates that a worker takes at once from an engine that evaluates one at a time; the press of
+#: the mode `pressed` works on many together.
+_FEW, _FEW_PRESSED = 4, 16
 #: Longest silence of a worker, s.
 _TIMEOUT_S = 600.0
 _REASONS = {"timeout": Reason.TIMEOUT, "worker_lost": Reason.WORKER_LOST}
@@ -37,7 +38,9 @@ def score_groups(
         pool: workers; a candidate that kills one has the score `failed`, and only that one.
         on_score: called after every candidate.
     """
-    few = 10_000 if engine_traits(engine).batched else _FEW
+    few = _FEW_PRESSED if mode == "pressed" else _FEW
+    if engine_traits(engine).batched:
+        few = 10_000
     sizes: list[int] = []
 
     def items() -> Iterator[tuple[Sequence[tuple[tuple[int, int], Any]], tuple[Any, ...]]]:
