@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 #: May be changed while an alignment is on its way.
 FREE_FIELDS = frozenset({"steps", "save_every", "validate_every", "learning_rate"})
@@ -64,6 +64,20 @@ class AlignParams(BaseModel):
     weighted_kl: bool = Field(
         False, description="good candidates are held less to the reference (MatInvent)"
     )
+    shaping: bool = Field(
+        False,
+        description="energies count from that of the crystal which the policy expects at the time "
+        "of the score (Elign); as many evaluations more as there are draws",
+    )
+    shared_prefix: int = Field(
+        1,
+        ge=1,
+        description="candidates that share their way until a restart and are compared with each "
+        "other alone (Elign); open models only",
+    )
+    part_at: float = Field(
+        0.5, gt=0, le=1, description="time at which candidates of a shared prefix part"
+    )
     seed: int = Field(0, ge=0, description="seed of molecules, rollouts, times and noise")
     save_every: int = Field(5, ge=1, description="batches between two saves")
     validate_every: int = Field(10, ge=0, description="batches between two validations; 0: none")
@@ -79,6 +93,15 @@ class AlignParams(BaseModel):
         if not value or min(value) < 1:
             raise ValueError("z takes one or more whole numbers above 0")
         return tuple(sorted(set(value)))
+
+    @field_validator("shared_prefix")
+    @classmethod
+    def _whole_families(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("group_size", value) % value:
+            raise ValueError("it must divide group_size")
+        if value > 1 and info.data.get("replay"):
+            raise ValueError("earlier candidates share no prefix, so replay=0 is needed")
+        return value
 
     def differing(self, saved: dict[str, Any]) -> list[str]:
         """Fields in which the settings of an earlier alignment differ and must not."""

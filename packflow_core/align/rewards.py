@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -91,11 +91,11 @@ def score_candidates(
     if mode != "heavy" and hydrogen_steps:
         relaxed: dict[Hashable, Crystal] = {}
         for end in _hydrogens_relaxed(waiting, calculator, molecule, hydrogen_steps):
-            if end is not None and isinstance(end[1], Crystal):
+            if end is None or isinstance(end[1], Score):
+                yield cast("tuple[Hashable, Score] | None", end)
+            else:
                 relaxed[end[0]] = end[1]
                 yield None
-            else:
-                yield end
         waiting = relaxed
     yield from evaluated(waiting, calculator)
 
@@ -194,9 +194,7 @@ def _failure(error: EngineError) -> Score:
 _BONDED = 1.25
 
 
-def _crystals(
-    rows: Sequence[Row], molecule: Molecule, mode: Mode
-) -> Iterator[Crystal | Score]:
+def _crystals(rows: Sequence[Row], molecule: Molecule, mode: Mode) -> Iterator[Crystal | Score]:
     """The crystals that are evaluated, or why there is none, in the order of the rows."""
     if mode != "pressed":
         yield from (_raw_crystal(row, molecule, mode) for row in rows)

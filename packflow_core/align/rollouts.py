@@ -6,7 +6,7 @@ alone, so an interrupted alignment continues exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,11 +67,13 @@ def sample_group(
 ) -> list[Row]:
     """Rows of the stage `generate` of a group, with the schedule that runs use.
 
+    With a shared prefix, neighbouring candidates start alike, and a restart parts them.
+
     Args:
         model: the policy.
         preset: open or official.
         group: molecule and Z.
-        params: group size.
+        params: group size and shared prefix.
         seed: of the noise.
     """
     from packflow_core.chem.molecule import Molecule
@@ -80,11 +82,17 @@ def sample_group(
     from packflow_core.stages.generate_params import GenerateParams
 
     settings = GenerateParams()
+    schedule = schedule_of(settings, preset)
+    if params.shared_prefix > 1:
+        schedule = replace(
+            schedule, shared=params.shared_prefix, restarts=(params.part_at,),
+            restart_steps=max(2, round(params.part_at * schedule.steps)),
+        )  # fmt: skip
     molecule = Molecule.from_smiles(group.smiles)
     device = next(model.parameters()).device
     training = model.training
     sampler = Sampler(model, molecule, device)
-    samples = sampler.sample(group.z, range(params.group_size), seed, schedule_of(settings, preset))
+    samples = sampler.sample(group.z, range(params.group_size), seed, schedule)
     model.train(training)
     return [
         {**sample_row(sample, molecule, group.z, settings), "method": "packflow", "index": k,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from packflow_core.model.checkpoint import Model
-from packflow_core.model.flow import interpolate
+from packflow_core.model.flow import FlowState, interpolate
 from packflow_core.model.open_model import OpenPackFlow
 from packflow_core.training.batches import BatchMaker, BatchPlan, TrainingBatch
 from packflow_core.training.data import TrainingSet
@@ -31,15 +31,17 @@ class FrozenDraw:
         members: positions of the candidates in the rollouts.
         batch: candidates and noise, paired as in pre-training.
         t: [B, 1] the time of coordinates and lattice (eq. 17).
+        number: which of the draws of each of them it is.
     """
 
     members: list[int]
     batch: TrainingBatch
     t: Tensor
+    number: int = 0
 
     def to(self, device: torch.device) -> FrozenDraw:
         """The same on another device."""
-        return FrozenDraw(self.members, self.batch.to(device), self.t.to(device))
+        return replace(self, batch=self.batch.to(device), t=self.t.to(device))
 
 
 def batch_plan(model: Model) -> BatchPlan:
@@ -78,7 +80,7 @@ def frozen_draws(
             rng = np.random.default_rng([*key, number, int(window)])
             batch = maker.make(members, rng)
             t = torch.from_numpy(rng.random((len(members), 1)).astype(np.float32))
-            found.append(FrozenDraw(members.tolist(), batch, t))
+            found.append(FrozenDraw(members.tolist(), batch, t, number))
     return found
 
 
@@ -93,19 +95,25 @@ def surrogate_losses(network: Any, draw: FrozenDraw, lattice_weight: float = 1.0
         draw: candidates, time and noise, on the network's device.
         lattice_weight: lambda_l of the paper.
     """
-    batch = draw.batch
-    state = interpolate(batch.x0, batch.lattice0, batch.noise_x, batch.noise_l, draw.t, draw.t)
-    inputs: list[Any] = [state.x, state.lattice, state.t_x, state.t_l, batch.graph]
-    if isinstance(network, OpenPackFlow):
-        inputs.append(batch.volume)
-    v_x, v_l = network(*inputs)
-    mask = batch.graph.mask[..., None].to(v_x.dtype)
+    state, v_x, v_l = predicted_velocity(network, draw)
+    mask = draw.batch.graph.mask[..., None].to(v_x.dtype)
     square = (v_x - state.v_x).square() * mask
     # Means over atoms and axes, as in the published code; eq. 16 sums over the axes.
     x_part = square.sum((1, 2)) / (3 * mask.sum((1, 2)))
     l_part = (v_l - state.v_l).square().mean(1)
     total: Tensor = x_part + lattice_weight * l_part
     return total
+
+
+def predicted_velocity(network: Any, draw: FrozenDraw) -> tuple[FlowState, Tensor, Tensor]:
+    """States of a draw with their targets, and the velocities [B, N, 3], [B, 6] of a network."""
+    batch = draw.batch
+    state = interpolate(batch.x0, batch.lattice0, batch.noise_x, batch.noise_l, draw.t, draw.t)
+    inputs: list[Any] = [state.x, state.lattice, state.t_x, state.t_l, batch.graph]
+    if isinstance(network, OpenPackFlow):
+        inputs.append(batch.volume)
+    v_x, v_l = network(*inputs)
+    return state, v_x, v_l
 
 
 def as_crystals(

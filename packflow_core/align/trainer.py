@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +22,14 @@ from numpy.typing import NDArray
 from packflow_core import __version__
 from packflow_core.align.advantages import mixed_advantages
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
-from packflow_core.align.objective import clipped_objective, divergence
 from packflow_core.align.params import AlignParams
 from packflow_core.align.records import write_candidates
 from packflow_core.align.rewards import Score, group_rewards
 from packflow_core.align.rollouts import Group, draw_groups, sample_group, usable
 from packflow_core.align.scoring import score_groups
-from packflow_core.align.surrogate import (
-    FrozenDraw,
-    as_crystals,
-    batch_plan,
-    frozen_draws,
-    surrogate_losses,
-)
+from packflow_core.align.shaping import estimate_rows, shaped_advantages
+from packflow_core.align.surrogate import FrozenDraw, as_crystals, batch_plan, frozen_draws
+from packflow_core.align.update import WeighedDraw, update
 from packflow_core.errors import UserInputError
 from packflow_core.model.checkpoint import load_model
 from packflow_core.store.rows import Row, crystal_of
@@ -50,6 +45,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A candidate of a step that has a crystal to learn from.
+
+    Attributes:
+        group: molecule and Z.
+        family: which candidates it is compared with.
+        row, score: of the candidate.
+        advantage: as recorded; `factor` of the diversity filter is in it.
+        kl_weight: of the divergence.
+    """
+
+    group: Group
+    family: tuple[int, int]
+    row: Row
+    score: Score
+    advantage: float
+    factor: float
+    kl_weight: float
+
 
 #: Called with the policy; gives columns for the log.
 Validation = Callable[[Any], dict[str, float]]
@@ -159,20 +176,24 @@ class Aligner:
         groups = draw_groups(self.chemistry, params, self.step)
         rows, scores = self._roll_out(groups)
         replayed = self._add_replayed(groups, rows, scores)
-        advantages = [
+        judged = [
             self._advantages(g, r, s, old)
             for g, r, s, old in zip(groups, rows, scores, replayed, strict=True)
         ]
+        advantages = [found * factors for found, factors in judged]
         write_candidates(self.folder, self.step, groups, rows, scores, advantages, replayed)
         facts = _facts(scores, replayed)
         members = [
-            (g, row, float(a), float(w))
-            for g, group_rows, group_a, group_w in zip(
-                groups, rows, advantages, map(self._kl_weights, scores), strict=True
+            _Member(
+                group, (number, place // self.params.shared_prefix), row, score,
+                float(advantages[number][place]), float(judged[number][1][place]), float(weight),
             )
-            for row, a, w in zip(group_rows, group_a, group_w, strict=True)
+            for number, group in enumerate(groups)
+            for place, (row, score, weight) in enumerate(
+                zip(rows[number], scores[number], self._kl_weights(scores[number]), strict=True)
+            )
             if row["status"] == Status.OK  # a cell that does not close has no state to learn from
-        ]
+        ]  # fmt: skip
         if members:
             facts |= self._update(members)
         return facts
@@ -210,16 +231,20 @@ class Aligner:
 
     def _advantages(
         self, group: Group, rows: list[Row], scores: Sequence[Score], replayed: int
-    ) -> FloatArray:
+    ) -> tuple[FloatArray, FloatArray]:
+        """[K] advantages, and what the diversity filter makes of each (1 without it)."""
         p = self.params
-        energies, forces = group_rewards(scores, p.penalise)
-        found = mixed_advantages(energies, forces, p.energy_share, p.advantage_clip)
+        found, factors = np.zeros(len(rows)), np.ones(len(rows))
+        for start in range(0, len(rows), size := _family_size(p, len(rows))):
+            energies, forces = group_rewards(scores[start : start + size], p.penalise)
+            found[start : start + size] = mixed_advantages(
+                energies, forces, p.energy_share, p.advantage_clip
+            )
         if p.diversity:
             new = len(rows) - replayed  # a replayed one did not come again
-            factors = np.ones(len(rows))
-            factors[:new] = self.diversity.factors(_kind(group), rows[:new])
-            found = np.where(found > 0, found * factors, found)
-        return found
+            faded = self.diversity.factors(_kind(group), rows[:new])
+            factors[:new] = np.where(found[:new] > 0, faded, 1.0)
+        return found, factors
 
     def _kl_weights(self, scores: Sequence[Score]) -> FloatArray:
         """[K] weights of the divergence; with `weighted_kl` from twice beta down to 0 by reward."""
@@ -233,69 +258,66 @@ class Aligner:
         return weights
 
     # -- updates -----------------------------------------------------------------------------
-    def _update(self, members: Sequence[tuple[Group, Row, float, float]]) -> dict[str, float]:
+    def _update(self, members: Sequence[_Member]) -> dict[str, float]:
         p = self.params
-        crystals = [crystal_of(row) for _, row, _, _ in members]
+        crystals = [crystal_of(m.row) for m in members]
         rollouts = as_crystals(
             self.chemistry,
-            [group.molecule for group, *_ in members],
-            [group.z for group, *_ in members],
+            [m.group.molecule for m in members],
+            [m.group.z for m in members],
             [crystal.positions for crystal in crystals],
             [crystal.cell for crystal in crystals],
         )
-        advantages = torch.tensor([m[2] for m in members], dtype=torch.float32)
-        weights = torch.tensor([m[3] for m in members], dtype=torch.float32)
         draws = [
             draw.to(self.device)
             for draw in frozen_draws(rollouts, self.plan, (p.seed, self.step), p.draws)
         ]
-        old = [self._losses(self.model, draw) for draw in draws]
-        reference = [self._losses(self.reference, draw) for draw in draws]
-        total = sum(len(draw.members) for draw in draws)
-        facts: dict[str, float] = {}
-        epochs = 0
-        for _ in range(p.epochs):
-            self.optimizer.zero_grad(set_to_none=True)
-            sums: dict[str, float] = dict.fromkeys(
-                ("loss", "ratio", "clipped", "divergence", "moved"), 0.0
+        plain = [m.advantage for m in members]
+        advantages = self._shaped(members, draws) if p.shaping else [plain] * p.draws
+        weighed = [
+            WeighedDraw(
+                draw,
+                self._numbers([advantages[draw.number][k] for k in draw.members]),
+                self._numbers([members[k].kl_weight for k in draw.members]),
             )
-            for draw, before, frozen in zip(draws, old, reference, strict=True):
-                share = len(draw.members) / total
-                new = surrogate_losses(self.model, draw, p.lattice_weight)
-                found = clipped_objective(
-                    new, before, frozen, advantages[draw.members].to(self.device),
-                    clip=p.clip, kl_weight=weights[draw.members].to(self.device),
-                )  # fmt: skip
-                (found.loss * share).backward()
-                moved = float(divergence(new.detach(), before).mean())
-                for name, value in (
-                    ("loss", found.loss.item()), ("ratio", found.ratio),
-                    ("clipped", found.clipped), ("divergence", found.divergence),
-                    ("moved", moved),
-                ):  # fmt: skip
-                    sums[name] += share * value
-            facts = sums
-            if p.ratio_stop and sums["moved"] > p.ratio_stop:
-                break
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), p.max_norm)
-            if torch.isfinite(norm):
-                for group in self.optimizer.param_groups:
-                    group["lr"] = p.learning_rate * min(1.0, (self.step + 1) / max(1, p.warmup))
-                self.optimizer.step()
-            epochs += 1
-            facts["gradient"] = float(norm)
-        after = [self._losses(self.model, draw) for draw in draws]
-        away = (
-            sum(float(divergence(a, r).sum()) for a, r in zip(after, reference, strict=True))
-            / total
-        )
-        if p.kl_stop and away > p.kl_stop:
-            self.ended = f"divergence {away:.3g} from the reference"
-        return {**facts, "divergence": away, "epochs": float(epochs)}
+            for draw in draws
+        ]
+        rate = p.learning_rate * min(1.0, (self.step + 1) / max(1, p.warmup))
+        facts = update(self.model, self.reference, self.optimizer, weighed, p, rate)
+        if p.kl_stop and facts["divergence"] > p.kl_stop:
+            self.ended = f"divergence {facts['divergence']:.3g} from the reference"
+        return facts
 
-    @torch.no_grad()
-    def _losses(self, network: Any, draw: FrozenDraw) -> torch.Tensor:
-        return surrogate_losses(network, draw, self.params.lattice_weight)
+    def _shaped(self, members: Sequence[_Member], draws: Sequence[FrozenDraw]) -> list[list[float]]:
+        """[draws, members] advantages with energies that count from those of the estimates."""
+        p = self.params
+        estimates: dict[tuple[int, int], Row] = {}
+        for draw in draws:
+            groups = [members[k].group for k in draw.members]
+            rows = estimate_rows(
+                self.model, draw, [g.smiles for g in groups], [g.z for g in groups]
+            )
+            estimates.update(((draw.number, k), r) for k, r in zip(draw.members, rows, strict=True))
+        families: dict[tuple[int, int], list[int]] = {}
+        for k, member in enumerate(members):
+            families.setdefault(member.family, []).append(k)
+        keys = [(n, family) for n in range(p.draws) for family in families]
+        items = (
+            (members[families[f][0]].group.smiles, [estimates[n, k] for k in families[f]])
+            for n, f in keys
+        )
+        scores = score_groups(items, p.engine, p.mode, p.hydrogen_steps, self.pool)
+        found = [[0.0] * len(members) for _ in range(p.draws)]
+        for (n, f), expected in zip(keys, scores, strict=True):
+            ends = [members[k].score for k in families[f]]
+            values = shaped_advantages(ends, expected, p)
+            for k, value in zip(families[f], values, strict=True):
+                # What diversity took away from an advantage stays away.
+                found[n][k] = float(value) * members[k].factor
+        return found
+
+    def _numbers(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
 
     # -- saving and resuming -----------------------------------------------------------------
     def save(self) -> None:
@@ -352,6 +374,11 @@ class Aligner:
         self.replay = ReplayBuffer(state["replay"])
         self.diversity = DiversityFilter(state["diversity"])
         log.info("alignment continues at step %d", self.step)
+
+
+def _family_size(params: AlignParams, candidates: int) -> int:
+    """Candidates that are compared with each other: a group, or those of a shared prefix."""
+    return params.shared_prefix if params.shared_prefix > 1 else max(1, candidates)
 
 
 def _kind(group: Group) -> str:

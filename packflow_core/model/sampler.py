@@ -115,6 +115,7 @@ class Schedule:
         symmetric: hold each candidate to a space group, see `packflow_core.model.symmetric` (open
             models only). Where no group puts so many equivalent molecules into a primitive cell,
             nothing is held.
+        shared: so many neighbouring candidates share their start, and part at the first restart.
     """
 
     steps: int = 50
@@ -123,6 +124,7 @@ class Schedule:
     restarts: tuple[float, ...] = ()
     restart_steps: int = 10
     symmetric: bool = False
+    shared: int = 1
 
     @property
     def network_calls(self) -> int:
@@ -192,15 +194,19 @@ class Sampler:
         self, z: int, indices: range, kept: Sequence[int], seed: int, schedule: Schedule
     ) -> list[Sample]:
         """Samples of the members `kept` of a block; the others only give the block its shape."""
-        rngs = [candidate_rng(seed, self.molecule.smiles, z, i) for i in indices]
+        smiles, shared = self.molecule.smiles, schedule.shared
+        starts = [candidate_rng(seed, smiles, z, i - i % shared) for i in indices]
+        rngs = starts
+        if shared > 1:
+            rngs = [candidate_rng(seed, f"{smiles}|restart", z, i) for i in indices]
         if (
             schedule.symmetric
             and isinstance(self.model, OpenPackFlow)
             and symmetric_groups(z, self._mirror_allowed)
         ):
-            return self._symmetric_block(z, rngs, kept, schedule)
+            return self._symmetric_block(z, starts, rngs, kept, schedule)
         field = self._field(z)
-        noise = [self._noise(z, rng) for rng in rngs]
+        noise = [self._noise(z, rng) for rng in starts]
         x, lattice = self._tensors([n[0] for n in noise], [n[1] for n in noise])
         x, lattice = integrate(field, x, lattice, schedule.steps, schedule.solver, schedule.power)
         if isinstance(self.model, OpenPackFlow):
@@ -225,17 +231,18 @@ class Sampler:
     def _symmetric_block(
         self,
         z: int,
+        starts: Sequence[np.random.Generator],
         rngs: Sequence[np.random.Generator],
         kept: Sequence[int],
         schedule: Schedule,
     ) -> list[Sample]:
         """Samples of a block held to space groups, see `packflow_core.model.symmetric`."""
         field, volume = self._field(z), self._volume * z
-        symmetries = [draw_symmetry(z, self._mirror_allowed, rng) for rng in rngs]
-        centres = np.stack([rng.random(3) for rng in rngs])
+        symmetries = [draw_symmetry(z, self._mirror_allowed, rng) for rng in starts]
+        centres = np.stack([rng.random(3) for rng in starts])
         block = SymmetricBlock(symmetries, centres, volume, self.device)
-        shapes = [self._shape(rng) for rng in rngs]
-        x, lattice = self._tensors(shapes, [rng.standard_normal(6) for rng in rngs])
+        shapes = [self._shape(rng) for rng in starts]
+        x, lattice = self._tensors(shapes, [rng.standard_normal(6) for rng in starts])
         x, lattice = block.place(x, lattice)
         x, lattice = integrate(
             field, x, lattice, schedule.steps, schedule.solver, schedule.power,

@@ -85,6 +85,22 @@ def test_an_interrupted_alignment_ends_like_an_unbroken_one(
     assert [line.split(",")[0] for line in log] == ["step", "1", "2", "3"]
 
 
+def test_shaped_families_resume_exactly_and_learn_from_other_advantages(
+    tmp_path, tiny, chemistry, small_cells_win
+):
+    params = PARAMS.model_copy(update={"shaping": True, "shared_prefix": 2, "draws": 2})
+    whole = aligned(tmp_path / "whole", tiny, chemistry, params)
+    aligned(tmp_path / "parts", tiny, chemistry, params, time_limit=0.0)
+    parts = aligned(tmp_path / "parts", tiny, chemistry, params)
+    assert torch.equal(weights(whole.model), weights(parts.model))
+    plain = params.model_copy(update={"shaping": False})
+    other = aligned(tmp_path / "plain", tiny, chemistry, plain)
+    assert not torch.equal(weights(whole.model), weights(other.model))
+    rows = pq.read_table(tmp_path / "plain" / "candidates" / "step-000000.parquet").to_pylist()
+    family = [row["advantage"] for row in rows[:2] if row["status"] == "ok"]
+    assert sum(family) == pytest.approx(0.0, abs=1e-9)  # compared with each other alone
+
+
 def test_every_candidate_has_a_row_and_a_failed_one_teaches_nothing(
     tmp_path, tiny, chemistry, small_cells_win
 ):
