@@ -40,6 +40,11 @@ class AlignParams(BaseModel):
         description="clashing and torn candidates count as worse than the worst; otherwise they "
         "take no part",
     )
+    common_volume: bool = Field(
+        True,
+        description="candidates of a group are scored at their median volume, so that loose cells "
+        "gain nothing; false: as they were drawn (paper)",
+    )
     draws: int = Field(1, ge=1, description="times and noises at which a candidate is scored")
     epochs: int = Field(4, ge=1, description="optimiser steps on a batch of rollouts")
     clip: float = Field(0.2, gt=0, description="clip range of the ratio")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from packflow_core import __version__
 from packflow_core.align.advantages import mixed_advantages
+from packflow_core.align.common_volume import at_common_volume
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.params import AlignParams
 from packflow_core.align.records import write_candidates
@@ -208,11 +209,14 @@ class Aligner:
                     np.random.default_rng([self.params.seed, 3, self.step, number]).integers(2**62)
                 )
                 rows.append(sample_group(self.model, self.preset, group, self.params, seed))
-                yield group.smiles, rows[-1]
+                yield group.smiles, self._as_scored(rows[-1])
 
         p = self.params
         scores = score_groups(sampled(), p.engine, p.mode, p.hydrogen_steps, self.pool)
         return rows, scores
+
+    def _as_scored(self, rows: list[Row]) -> list[Row]:
+        return at_common_volume(rows) if self.params.common_volume else rows
 
     def _add_replayed(
         self, groups: Sequence[Group], rows: list[list[Row]], scores: list[list[Score]]
@@ -303,7 +307,10 @@ class Aligner:
             families.setdefault(member.family, []).append(k)
         keys = [(n, family) for n in range(p.draws) for family in families]
         items = (
-            (members[families[f][0]].group.smiles, [estimates[n, k] for k in families[f]])
+            (
+                members[families[f][0]].group.smiles,
+                self._as_scored([estimates[n, k] for k in families[f]]),
+            )
             for n, f in keys
         )
         scores = score_groups(items, p.engine, p.mode, p.hydrogen_steps, self.pool)

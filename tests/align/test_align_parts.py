@@ -5,13 +5,18 @@ import pytest
 import torch
 
 from packflow_core.align.advantages import mixed_advantages, standardised
+from packflow_core.align.common_volume import at_common_volume
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.molecules import read_molecules
 from packflow_core.align.objective import clipped_objective, divergence, importance_ratio
-from packflow_core.align.rewards import Score, group_rewards, score_candidates
+from packflow_core.align.rewards import Score, evaluated, group_rewards, score_candidates
 from packflow_core.chem.conformers import conformer_pool
 from packflow_core.chem.molecule import Molecule
+from packflow_core.engines.base import EngineError, EngineMemoryError
+from packflow_core.engines.springs import SpringsEngine
 from packflow_core.errors import UserInputError
+from packflow_core.store.rows import crystal_of
+from packflow_core.store.schema import Reason
 
 UREA = Molecule.from_smiles("NC(N)=O")
 
@@ -66,6 +71,56 @@ def test_unsound_candidates_are_worse_than_the_worst_by_their_severity():
     assert np.isnan(group_rewards(scores, penalise=False)[0][2:]).all()
     torn = [Score("rejected", "clash", severity=s) for s in (0.5, 0.1)]
     assert np.argmax(mixed_advantages(*group_rewards(torn, penalise=True), 1.0)) == 1
+
+
+def test_a_common_volume_keeps_molecules_and_packing():
+    small, large = row(4.0), row(8.0)
+    lost = {"status": "rejected", "reason": "bad_cell", "z": 2}
+    scaled = at_common_volume([small, large, row(6.0), lost])
+    volumes = [crystal_of(one).volume for one in scaled[:3]]
+    assert volumes == pytest.approx([crystal_of(row(6.0)).volume] * 3)
+    assert scaled[3] is not lost
+    assert scaled[3] == lost
+    for before, after in ((small, scaled[0]), (large, scaled[1])):
+        a, b = crystal_of(before), crystal_of(after)
+        x, y = (c.positions.reshape(2, -1, 3) for c in (a, b))
+        assert y - y.mean(1, keepdims=True) == pytest.approx(x - x.mean(1, keepdims=True))
+        assert y.mean(1) @ np.linalg.inv(b.cell) == pytest.approx(x.mean(1) @ np.linalg.inv(a.cell))
+    assert at_common_volume([lost]) == [lost]
+
+
+class _Engine(SpringsEngine):
+    """Springs in batches of at most two crystals, which cannot prepare cells shorter than 5.5 Å."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def atoms_per_call(self):
+        return 1000
+
+    def prepare(self, crystal):
+        if crystal.cell[2, 2] < 11.0:
+            raise EngineError(Reason.ENGINE, "too short")
+        return super().prepare(crystal)
+
+    def compute(self, prepared, positions, cells, n_atoms):
+        self.calls.append(len(prepared))
+        if len(prepared) > 2:
+            raise EngineMemoryError("too many")
+        return super().compute(prepared, positions, cells, n_atoms)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_a_bad_crystal_spoils_no_other():
+    engine = _Engine()
+    crystals = {k: crystal_of(row(s)) for k, s in enumerate((6.0, 5.0, 7.0, 8.0, 9.0))}
+    found = dict(evaluated(crystals, engine))
+    assert engine.calls == [4, 2, 2]
+    assert (found[1].status, found[1].reason) == ("failed", "engine_error")
+    for k in (0, 2, 3, 4):
+        alone = SpringsEngine().evaluate([crystals[k]])
+        assert found[k].energy == pytest.approx(float(alone.energies[0]) / 2)
+        assert found[k].force == pytest.approx(np.linalg.norm(alone.forces, axis=1).mean())
 
 
 def test_a_clash_and_a_torn_molecule_are_unsound_and_graded():

@@ -22,6 +22,7 @@ from packflow_core.training.data import TrainingSet
 PARAMS = AlignParams(
     groups=2, group_size=4, steps=3, z=(1,), max_heavy=8, warmup=0, learning_rate=1e-3,
     save_every=1, validate_every=0, kl_weight=0.0, kl_stop=None, ratio_stop=None,
+    common_volume=False,
 )  # fmt: skip
 
 

@@ -1,0 +1,242 @@
+"""What an alignment gains and costs: a base and an aligned generator, molecule by molecule.
+
+    python benchmarks/alignment.py run MOLECULES.smi --generator packflow-open \
+        --generator aligned/model.safetensors --n 16 --out DIR
+    python benchmarks/alignment.py table DIR
+    python benchmarks/alignment.py proxy DIR
+    python benchmarks/alignment.py curves FOLDER FOLDER... --out curves.png
+
+`run` is `csp run` of every molecule (SMILES and name a line) with every generator, same seed, same
+Z, same settings; called again it goes on. `table` compares the first generator with the second:
+raw proposals, proposals as they go into the relaxation, and what comes out. `proxy` asks how well
+the scores that an alignment uses foretell the relaxed energies of the same candidates: cosine and
+sign agreement of standardised advantages (PackFlow, appendix A). `curves` draws logs of alignments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packflow_core.align.advantages import standardised
+from packflow_core.align.common_volume import at_common_volume
+from packflow_core.align.rewards import Mode, group_rewards, score_candidates
+from packflow_core.chem.molecule import Molecule
+from packflow_core.crystal.contacts import bond_errors, bond_statistics, clashing_atoms
+from packflow_core.engines.base import EV_TO_KJ_MOL
+from packflow_core.race.comparison import compare_runs
+from packflow_core.race.legs import Leg, read_leg
+from packflow_core.race.settings import CompareSettings
+from packflow_core.stages.run_store import RunStore
+from packflow_core.store.rows import crystal_of
+
+FloatArray = NDArray[np.float64]
+
+#: Candidates whose advantages are compared, as in a group of an alignment.
+_GROUP = 16
+
+
+def run(molecules: Path, generators: list[str], n: int, z: str, out: Path) -> None:
+    """Predict every molecule with every generator; finished runs are left as they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "generators.txt").write_text("\n".join(generators))
+    for line in molecules.read_text().splitlines():
+        smiles, name = line.split()
+        for number, generator in enumerate(generators):
+            folder = out / name / str(number)
+            subprocess.run(
+                ["csp", "run", smiles, "--name", name, "--n", str(n), "--z", z, "--quiet",
+                 "--generator", generator, "--out", str(folder)],
+                check=True,
+            )  # fmt: skip
+            print(name, generator, flush=True)
+
+
+def raw_quality(run_folder: RunStore) -> dict[str, float]:
+    """Clashes, bonds and volume of the network's own crystals."""
+    molecule = Molecule.from_smiles(run_folder.plan.spec.smiles)
+    rows = run_folder.stage("generate").table().to_pylist()
+    crystals = [crystal_of(row) for row in rows if row["status"] == "ok"]
+    return {
+        "clash": float(np.mean([clashing_atoms(c).mean() for c in crystals])),
+        "bonds": float(
+            np.mean([bond_statistics(bond_errors(c, molecule.bonds))[0] for c in crystals])
+        ),
+        "volume": float(np.mean([c.volume / c.z for c in crystals])),
+    }
+
+
+def compared(folder: Path) -> dict[str, float]:
+    """Numbers of one molecule: base, aligned, in kJ/mol above the lowest of both."""
+    stores = [RunStore(folder / str(k)) for k in (0, 1)]
+    legs = [read_leg(store, f"leg {k}") for k, store in enumerate(stores)]
+    race = compare_runs([store.folder for store in stores], CompareSettings(), folder / "race")
+    zero = min(float(np.nanmin(leg.energy)) for leg in legs)
+    numbers: dict[str, float] = {}
+    budget = min(float(leg.cost_s.sum()) for leg in legs)
+    for k, (store, leg) in enumerate(zip(stores, legs, strict=True)):
+        found = raw_quality(store)
+        start = (leg.energy_start - zero) * EV_TO_KJ_MOL
+        end = (leg.energy - zero) * EV_TO_KJ_MOL
+        inside = np.cumsum(leg.cost_s) <= budget
+        found |= {
+            "start": float(np.nanmedian(start)),
+            "lowest": float(np.nanmin(end)),
+            "lowest_budget": float(np.nanmin(np.where(inside, end, np.nan))),
+            "median": float(np.nanmedian(end)),
+            "density": float(np.nanmedian(leg.density_start)),
+            "basins": float(race.basins.found()[k].sum()),
+            "ranked": float(leg.ranked.sum()),
+            "seconds": float(leg.cost_s.mean()),
+        }
+        numbers |= {f"{name}_{k}": value for name, value in found.items()}
+    return numbers
+
+
+def table(out: Path) -> None:
+    """Print the numbers of every molecule, their means, and how often the second is better."""
+    lines = []
+    for folder in sorted(p for p in out.iterdir() if (p / "1" / "run.json").exists()):
+        lines.append({"molecule": folder.name, **compared(folder)})
+    if not lines:
+        sys.exit(f"{out} holds no finished pair of runs.")
+    with (out / "alignment.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    names = [name.removesuffix("_0") for name in lines[0] if name.endswith("_0")]
+    print("molecule".ljust(12), *(f"{name:>19}" for name in names))
+    for line in lines:
+        pairs = (f"{line[f'{n}_0']:9.3f} {line[f'{n}_1']:9.3f}" for n in names)
+        print(str(line["molecule"])[:12].ljust(12), *pairs)
+    values = {n: np.array([[line[f"{n}_{k}"] for k in (0, 1)] for line in lines]) for n in names}
+    print("mean".ljust(12), *("{:9.3f} {:9.3f}".format(*values[n].mean(0)) for n in names))
+    for name in names:
+        less = values[name][:, 1] - values[name][:, 0]
+        print(
+            f"{name}: second less in {int((less < -1e-9).sum())}, more in "
+            f"{int((less > 1e-9).sum())} of {len(less)}; change {less.mean():+.3f} "
+            f"(standard error {less.std(ddof=1) / np.sqrt(len(less)) if len(less) > 1 else 0:.3f})"
+        )
+
+
+def agreement(proxy: FloatArray, truth: FloatArray) -> tuple[float, float]:
+    """Cosine and sign agreement of standardised advantages of a group; NaN takes no part."""
+    known = np.isfinite(proxy) & np.isfinite(truth)
+    a, b = standardised(-proxy[known]), standardised(-truth[known])
+    cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+    return cosine, float((np.sign(a) == np.sign(b)).mean())
+
+
+def proxies(leg: Leg, store: RunStore, engine: str) -> list[dict[str, float]]:
+    """Agreement of each kind of score with the relaxed energies, group by group of one Z."""
+    smiles = store.plan.spec.smiles
+    rows = {row["index"]: row for row in store.stage("generate").table().to_pylist()}
+    z = np.array([rows[k]["z"] for k in range(len(leg))])
+    kinds: dict[str, tuple[Mode, int, bool]] = {
+        "hydrogens": ("hydrogens", 0, False), "hydrogens, common volume": ("hydrogens", 0, True),
+        "pressed": ("pressed", 0, False), "pressed, 25 steps": ("pressed", 25, False),
+    }  # fmt: skip
+    found = []
+    for one in np.unique(z):
+        members = np.flatnonzero(z == one)
+        for start in range(0, len(members) - _GROUP + 1, _GROUP):
+            group = members[start : start + _GROUP]
+            line: dict[str, float] = {}
+            for kind, (mode, steps, common) in kinds.items():
+                made = [rows[k] for k in group]
+                made = at_common_volume(made) if common else made
+                scored = score_candidates(
+                    list(enumerate(made)),
+                    smiles,
+                    engine,
+                    mode,
+                    steps,
+                )
+                scores = dict(pair for pair in scored if pair is not None)
+                energies, forces = group_rewards([scores[k] for k in range(_GROUP)], penalise=True)
+                for channel, values in (("energy", energies), ("force", forces)):
+                    cosine, sign = agreement(values, leg.energy[group])
+                    line[f"{kind}: {channel}, AVA"] = cosine
+                    line[f"{kind}: {channel}, sign"] = sign
+            found.append(line)
+    return found
+
+
+def proxy(out: Path) -> None:
+    """Print the mean agreement of each kind of score over all groups of base runs."""
+    lines: list[dict[str, float]] = []
+    for folder in sorted(p for p in out.iterdir() if (p / "0" / "run.json").exists()):
+        store = RunStore(folder / "0")
+        lines += proxies(read_leg(store, "base"), store, store.plan.spec.engine)
+    print(f"{len(lines)} groups of {_GROUP}")
+    for name in lines[0]:
+        values = np.array([line[name] for line in lines])
+        print(
+            f"{name}: {values.mean():.2f} (standard error {values.std() / len(lines) ** 0.5:.2f})"
+        )
+
+
+def curves(folders: list[Path], out: Path) -> None:
+    """Draw soundness of rollouts, clashes on validation molecules and divergence by step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [
+        ("sound", "sound rollouts"), ("val_clash", "clashing atoms, validation"),
+        ("divergence", "divergence from the reference"),
+    ]  # fmt: skip
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.4), layout="constrained")
+    for folder in folders:
+        with (folder / "training-log.csv").open() as stream:
+            log = list(csv.DictReader(stream))
+        for axis, (column, title) in zip(axes, panels, strict=True):
+            steps = np.array([int(row["step"]) for row in log])
+            values = np.array([float(row.get(column) or "nan") for row in log])
+            known = np.isfinite(values)
+            axis.plot(steps[known], values[known], label=folder.name)
+            axis.set(xlabel="step", title=title)
+    axes[-1].set_yscale("log")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(out, dpi=140)
+    print(out)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="what", required=True)
+    part = parts.add_parser("run")
+    part.add_argument("molecules", type=Path)
+    part.add_argument("--generator", action="append", required=True)
+    part.add_argument("--n", type=int, default=16)
+    part.add_argument("--z", default="2,4")
+    part.add_argument("--out", type=Path, required=True)
+    for name in ("table", "proxy"):
+        parts.add_parser(name).add_argument("out", type=Path)
+    part = parts.add_parser("curves")
+    part.add_argument("folders", type=Path, nargs="+")
+    part.add_argument("--out", type=Path, default=Path("curves.png"))
+    given = parser.parse_args()
+    if given.what == "run":
+        run(given.molecules, given.generator, given.n, given.z, given.out)
+    elif given.what == "table":
+        table(given.out)
+    elif given.what == "proxy":
+        proxy(given.out)
+    else:
+        curves(given.folders, given.out)
+
+
+if __name__ == "__main__":
+    main()
