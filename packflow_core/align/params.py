@@ -49,6 +49,12 @@ class AlignParams(BaseModel):
     epochs: int = Field(4, ge=1, description="optimiser steps on a batch of rollouts")
     clip: float = Field(0.2, gt=0, description="clip range of the ratio")
     kl_weight: float = Field(1.0, ge=0, description="beta: weight of the divergence")
+    hold_volume: float = Field(
+        30.0,
+        ge=0,
+        description="weight of the square by which a cell's growth differs from the reference's, "
+        "so that densities do not drift; 0: free (paper)",
+    )
     kl_stop: float | None = Field(
         0.5, gt=0, description="divergence from the reference at which the alignment ends"
     )
