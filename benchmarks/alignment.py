@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ FloatArray = NDArray[np.float64]
 _GROUP = 16
 
 
-def run(molecules: Path, generators: list[str], n: int, z: str, out: Path) -> None:
+def run(molecules: Path, generators: list[str], n: int, z: str, workers: int, out: Path) -> None:
     """Predict every molecule with every generator; finished runs are left as they are."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "generators.txt").write_text("\n".join(generators))
@@ -52,6 +53,7 @@ def run(molecules: Path, generators: list[str], n: int, z: str, out: Path) -> No
             folder = out / name / str(number)
             subprocess.run(
                 ["csp", "run", smiles, "--name", name, "--n", str(n), "--z", z, "--quiet",
+                 "--workers", str(workers),
                  "--generator", generator, "--out", str(folder)],
                 check=True,
             )  # fmt: skip
@@ -221,6 +223,7 @@ def main() -> None:
     part.add_argument("--generator", action="append", required=True)
     part.add_argument("--n", type=int, default=16)
     part.add_argument("--z", default="2,4")
+    part.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     part.add_argument("--out", type=Path, required=True)
     for name in ("table", "proxy"):
         parts.add_parser(name).add_argument("out", type=Path)
@@ -229,7 +232,7 @@ def main() -> None:
     part.add_argument("--out", type=Path, default=Path("curves.png"))
     given = parser.parse_args()
     if given.what == "run":
-        run(given.molecules, given.generator, given.n, given.z, given.out)
+        run(given.molecules, given.generator, given.n, given.z, given.workers, given.out)
     elif given.what == "table":
         table(given.out)
     elif given.what == "proxy":

@@ -22,17 +22,17 @@ class AlignParams(BaseModel):
         "or the crystal that a run would relax",
     )
     hydrogen_steps: int = Field(
-        25,
+        0,
         ge=0,
         description="steps of the relaxation of the hydrogens; 0 takes them where they are placed",
     )
-    steps: int = Field(100, ge=1, description="batches of rollouts in all")
-    groups: int = Field(8, ge=1, description="groups of a batch")
+    steps: int = Field(40, ge=1, description="batches of rollouts in all")
+    groups: int = Field(16, ge=1, description="groups of a batch")
     group_size: int = Field(16, ge=2, description="candidates of a group, K")
     z: tuple[int, ...] = Field((2, 4), description="molecules per cell, drawn for every group")
-    max_heavy: int = Field(96, ge=1, description="heavy atoms of a cell at most")
+    max_heavy: int = Field(64, ge=1, description="heavy atoms of a cell at most")
     energy_share: float = Field(
-        1.0, ge=0, le=1, description="lambda: 1 for energies alone, 0 for forces alone"
+        0.5, ge=0, le=1, description="lambda: 1 for energies alone, 0 for forces alone"
     )
     advantage_clip: float = Field(5.0, gt=0, description="largest advantage")
     penalise: bool = Field(
@@ -45,10 +45,10 @@ class AlignParams(BaseModel):
         description="candidates of a group are scored at their median volume, so that loose cells "
         "gain nothing; false: as they were drawn (paper)",
     )
-    draws: int = Field(1, ge=1, description="times and noises at which a candidate is scored")
-    epochs: int = Field(4, ge=1, description="optimiser steps on a batch of rollouts")
+    draws: int = Field(2, ge=1, description="times and noises at which a candidate is scored")
+    epochs: int = Field(2, ge=1, description="optimiser steps on a batch of rollouts")
     clip: float = Field(0.2, gt=0, description="clip range of the ratio")
-    kl_weight: float = Field(1.0, ge=0, description="beta: weight of the divergence")
+    kl_weight: float = Field(0.5, ge=0, description="beta: weight of the divergence")
     hold_volume: float = Field(
         30.0,
         ge=0,
@@ -56,14 +56,14 @@ class AlignParams(BaseModel):
         "so that densities do not drift; 0: free (paper)",
     )
     kl_stop: float | None = Field(
-        0.5, gt=0, description="divergence from the reference at which the alignment ends"
+        1.0, gt=0, description="divergence from the reference at which the alignment ends"
     )
     ratio_stop: float | None = Field(
         0.1, gt=0, description="divergence from the sampling policy that ends a batch's epochs"
     )
     lattice_weight: float = Field(1.0, ge=0, description="weight of the lattice in the surrogate")
-    learning_rate: float = Field(1e-5, gt=0, description="learning rate of AdamW")
-    warmup: int = Field(5, ge=0, description="batches of linear warm-up")
+    learning_rate: float = Field(5e-4, gt=0, description="learning rate of AdamW")
+    warmup: int = Field(2, ge=0, description="batches of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     max_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     replay: int = Field(
@@ -90,8 +90,8 @@ class AlignParams(BaseModel):
         0.5, gt=0, le=1, description="time at which candidates of a shared prefix part"
     )
     seed: int = Field(0, ge=0, description="seed of molecules, rollouts, times and noise")
-    save_every: int = Field(5, ge=1, description="batches between two saves")
-    validate_every: int = Field(10, ge=0, description="batches between two validations; 0: none")
+    save_every: int = Field(2, ge=1, description="batches between two saves")
+    validate_every: int = Field(5, ge=0, description="batches between two validations; 0: none")
 
     @field_validator("z", mode="before")
     @classmethod

@@ -31,7 +31,7 @@ class RawQuality:
         names: columns of the log.
     """
 
-    names = ("val_cells", "val_clash", "val_bonds")
+    names = ("val_cells", "val_clash", "val_bonds", "val_volume")
 
     def __init__(
         self, chemistry: TrainingSet, preset: str, params: AlignParams, molecules: int = 8
@@ -48,9 +48,13 @@ class RawQuality:
         self.groups = [Group(m, chemistry.smiles[m], min(params.z)) for m in chosen]
 
     def __call__(self, model: Model) -> dict[str, float]:
-        """Means over molecules: cells that close, atoms that clash, bonds within 0.4 Å."""
+        """Means over molecules: cells that close, atoms that clash, bonds within 0.4 Å, volume.
+
+        The volume is that of a molecule over what its atoms usually take.
+        """
         per_molecule = []
         for group in self.groups:
+            usual = float(self.chemistry.molecule_volumes[group.molecule])
             bonds = self.chemistry.graphs[group.molecule].bonds
             rows = sample_group(model, self.preset, group, self.params, _SEED)
             crystals = [crystal_of(row) for row in rows if row["status"] == Status.OK]
@@ -59,6 +63,7 @@ class RawQuality:
                     len(crystals) / len(rows),
                     _mean([float(clashing_atoms(c).mean()) for c in crystals]),
                     _mean([bond_statistics(bond_errors(c, bonds))[0] for c in crystals]),
+                    _mean([c.volume / c.z for c in crystals]) / usual,
                 )
             )
         means = np.nanmean(np.array(per_molecule), axis=0)

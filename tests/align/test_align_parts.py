@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from packflow_core.align import validation
 from packflow_core.align.advantages import mixed_advantages, standardised
 from packflow_core.align.common_volume import at_common_volume
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.molecules import read_molecules
 from packflow_core.align.objective import clipped_objective, divergence, importance_ratio
+from packflow_core.align.params import AlignParams
 from packflow_core.align.rewards import Score, evaluated, group_rewards, score_candidates
 from packflow_core.chem.conformers import conformer_pool
 from packflow_core.chem.molecule import Molecule
@@ -17,6 +19,7 @@ from packflow_core.engines.springs import SpringsEngine
 from packflow_core.errors import UserInputError
 from packflow_core.store.rows import crystal_of
 from packflow_core.store.schema import Reason
+from packflow_core.training.data import TrainingSet
 
 UREA = Molecule.from_smiles("NC(N)=O")
 
@@ -87,6 +90,20 @@ def test_a_common_volume_keeps_molecules_and_packing():
         assert y - y.mean(1, keepdims=True) == pytest.approx(x - x.mean(1, keepdims=True))
         assert y.mean(1) @ np.linalg.inv(b.cell) == pytest.approx(x.mean(1) @ np.linalg.inv(a.cell))
     assert at_common_volume([lost]) == [lost]
+
+
+def test_validation_counts_clashes_bonds_and_volumes(monkeypatch):
+    made = [row(8.0), row(0.9), row(8.0, stretch=1.6), {**row(8.0), "status": "rejected"}]
+    monkeypatch.setattr(validation, "sample_group", lambda *given: made)
+    chemistry = TrainingSet.of_molecules([UREA.smiles])
+    quality = validation.RawQuality(chemistry, "open", AlignParams(z=(2,)))
+    found = quality(None)
+    assert tuple(found) == quality.names
+    assert found["val_cells"] == 0.75
+    assert found["val_clash"] == pytest.approx(1 / 3)
+    assert found["val_bonds"] == pytest.approx(2 / 3)
+    volumes = [9.0 * 9.0 * spacing for spacing in (8.0, 0.9, 8.0)]
+    assert found["val_volume"] == pytest.approx(np.mean(volumes) / chemistry.molecule_volumes[0])
 
 
 class _Engine(SpringsEngine):
