@@ -11,13 +11,14 @@ models. Here the states are those at which candidates are scored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from packflow_core.align.advantages import mixed_advantages
+from packflow_core.align.member import Member
 from packflow_core.align.params import AlignParams
 from packflow_core.align.rewards import Score, group_rewards
 from packflow_core.align.surrogate import FrozenDraw, predicted_velocity
@@ -69,6 +70,43 @@ def estimate_rows(
          "candidate_id": f"estimate-{k}", "index": k}
         for k, (sample, one, each) in enumerate(zip(samples, smiles, z, strict=True))
     ]  # fmt: skip
+
+
+def shaped(
+    model: Model,
+    members: Sequence[Member],
+    draws: Sequence[FrozenDraw],
+    params: AlignParams,
+    score: Callable[[Iterable[tuple[str, Sequence[Row]]]], list[list[Score]]],
+) -> list[list[float]]:
+    """[draws, members] advantages with energies that count from those of the estimates.
+
+    Args:
+        model: the policy that has sampled.
+        members: candidates of a step.
+        draws: all draws of them.
+        params: of the alignment.
+        score: scores of groups of crystals, (SMILES, rows) each.
+    """
+    estimates: dict[tuple[int, int], Row] = {}
+    for draw in draws:
+        groups = [members[k].group for k in draw.members]
+        rows = estimate_rows(model, draw, [g.smiles for g in groups], [g.z for g in groups])
+        estimates.update(((draw.number, k), r) for k, r in zip(draw.members, rows, strict=True))
+    families: dict[tuple[int, int], list[int]] = {}
+    for k, member in enumerate(members):
+        families.setdefault(member.family, []).append(k)
+    keys = [(number, family) for number in range(params.draws) for family in families.values()]
+    scores = score(
+        (members[family[0]].group.smiles, [estimates[number, k] for k in family])
+        for number, family in keys
+    )
+    found = [[0.0] * len(members) for _ in range(params.draws)]
+    for (number, family), expected in zip(keys, scores, strict=True):
+        values = shaped_advantages([members[k].score for k in family], expected, params)
+        for k, value in zip(family, values, strict=True):
+            found[number][k] = float(value) * members[k].factor
+    return found
 
 
 def shaped_advantages(

@@ -10,8 +10,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from packflow_core import __version__
 from packflow_core.align.advantages import mixed_advantages
 from packflow_core.align.common_volume import at_common_volume
+from packflow_core.align.member import Member
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.params import AlignParams
 from packflow_core.align.records import write_candidates
 from packflow_core.align.rewards import Score, group_rewards
 from packflow_core.align.rollouts import Group, draw_groups, sample_group, usable
 from packflow_core.align.scoring import score_groups
-from packflow_core.align.shaping import estimate_rows, shaped_advantages
-from packflow_core.align.surrogate import FrozenDraw, as_crystals, batch_plan, frozen_draws
+from packflow_core.align.shaping import shaped
+from packflow_core.align.surrogate import as_crystals, batch_plan, frozen_draws
 from packflow_core.align.update import WeighedDraw, update
 from packflow_core.errors import UserInputError
 from packflow_core.model.checkpoint import load_model
@@ -46,27 +47,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A candidate of a step that has a crystal to learn from.
-
-    Attributes:
-        group: molecule and Z.
-        family: which candidates it is compared with.
-        row, score: of the candidate.
-        advantage: as recorded; `factor` of the diversity filter is in it.
-        kl_weight: of the divergence.
-    """
-
-    group: Group
-    family: tuple[int, int]
-    row: Row
-    score: Score
-    advantage: float
-    factor: float
-    kl_weight: float
 
 
 #: Called with the policy; gives columns for the log.
@@ -185,8 +165,8 @@ class Aligner:
         write_candidates(self.folder, self.step, groups, rows, scores, advantages, replayed)
         facts = _facts(scores, replayed)
         members = [
-            _Member(
-                group, (number, place // self.params.shared_prefix), row, score,
+            Member(
+                group, (number, place // self._family_size(rows[number])), row, score,
                 float(advantages[number][place]), float(judged[number][1][place]), float(weight),
             )
             for number, group in enumerate(groups)
@@ -209,14 +189,17 @@ class Aligner:
                     np.random.default_rng([self.params.seed, 3, self.step, number]).integers(2**62)
                 )
                 rows.append(sample_group(self.model, self.preset, group, self.params, seed))
-                yield group.smiles, self._as_scored(rows[-1])
+                yield group.smiles, rows[-1]
 
-        p = self.params
-        scores = score_groups(sampled(), p.engine, p.mode, p.hydrogen_steps, self.pool)
+        scores = self._scores(sampled())
         return rows, scores
 
-    def _as_scored(self, rows: list[Row]) -> list[Row]:
-        return at_common_volume(rows) if self.params.common_volume else rows
+    def _scores(self, groups: Iterable[tuple[str, Sequence[Row]]]) -> list[list[Score]]:
+        """Scores of groups of crystals, (SMILES, rows) each."""
+        p = self.params
+        if p.common_volume:
+            groups = ((smiles, at_common_volume(rows)) for smiles, rows in groups)
+        return score_groups(groups, p.engine, p.mode, p.hydrogen_steps, self.pool)
 
     def _add_replayed(
         self, groups: Sequence[Group], rows: list[list[Row]], scores: list[list[Score]]
@@ -239,16 +222,20 @@ class Aligner:
         """[K] advantages, and what the diversity filter makes of each (1 without it)."""
         p = self.params
         found, factors = np.zeros(len(rows)), np.ones(len(rows))
-        for start in range(0, len(rows), size := _family_size(p, len(rows))):
-            energies, forces = group_rewards(scores[start : start + size], p.penalise)
-            found[start : start + size] = mixed_advantages(
-                energies, forces, p.energy_share, p.advantage_clip
-            )
+        size = self._family_size(rows)
+        for start in range(0, len(rows), size):
+            family = slice(start, start + size)
+            energies, forces = group_rewards(scores[family], p.penalise)
+            found[family] = mixed_advantages(energies, forces, p.energy_share, p.advantage_clip)
         if p.diversity:
             new = len(rows) - replayed  # a replayed one did not come again
             faded = self.diversity.factors(_kind(group), rows[:new])
             factors[:new] = np.where(found[:new] > 0, faded, 1.0)
         return found, factors
+
+    def _family_size(self, rows: Sequence[Row]) -> int:
+        """Candidates that are compared with each other: a group, or those of a shared prefix."""
+        return self.params.shared_prefix if self.params.shared_prefix > 1 else len(rows)
 
     def _kl_weights(self, scores: Sequence[Score]) -> FloatArray:
         """[K] weights of the divergence; with `weighted_kl` from twice beta down to 0 by reward."""
@@ -262,7 +249,7 @@ class Aligner:
         return weights
 
     # -- updates -----------------------------------------------------------------------------
-    def _update(self, members: Sequence[_Member]) -> dict[str, float]:
+    def _update(self, members: Sequence[Member]) -> dict[str, float]:
         p = self.params
         crystals = [crystal_of(m.row) for m in members]
         rollouts = as_crystals(
@@ -276,8 +263,9 @@ class Aligner:
             draw.to(self.device)
             for draw in frozen_draws(rollouts, self.plan, (p.seed, self.step), p.draws)
         ]
-        plain = [m.advantage for m in members]
-        advantages = self._shaped(members, draws) if p.shaping else [plain] * p.draws
+        advantages = [[m.advantage for m in members]] * p.draws
+        if p.shaping:
+            advantages = shaped(self.model, members, draws, p, self._scores)
         weighed = [
             WeighedDraw(
                 draw,
@@ -291,37 +279,6 @@ class Aligner:
         if p.kl_stop and facts["divergence"] > p.kl_stop:
             self.ended = f"divergence {facts['divergence']:.3g} from the reference"
         return facts
-
-    def _shaped(self, members: Sequence[_Member], draws: Sequence[FrozenDraw]) -> list[list[float]]:
-        """[draws, members] advantages with energies that count from those of the estimates."""
-        p = self.params
-        estimates: dict[tuple[int, int], Row] = {}
-        for draw in draws:
-            groups = [members[k].group for k in draw.members]
-            rows = estimate_rows(
-                self.model, draw, [g.smiles for g in groups], [g.z for g in groups]
-            )
-            estimates.update(((draw.number, k), r) for k, r in zip(draw.members, rows, strict=True))
-        families: dict[tuple[int, int], list[int]] = {}
-        for k, member in enumerate(members):
-            families.setdefault(member.family, []).append(k)
-        keys = [(n, family) for n in range(p.draws) for family in families]
-        items = (
-            (
-                members[families[f][0]].group.smiles,
-                self._as_scored([estimates[n, k] for k in families[f]]),
-            )
-            for n, f in keys
-        )
-        scores = score_groups(items, p.engine, p.mode, p.hydrogen_steps, self.pool)
-        found = [[0.0] * len(members) for _ in range(p.draws)]
-        for (n, f), expected in zip(keys, scores, strict=True):
-            ends = [members[k].score for k in families[f]]
-            values = shaped_advantages(ends, expected, p)
-            for k, value in zip(families[f], values, strict=True):
-                # What diversity took away from an advantage stays away.
-                found[n][k] = float(value) * members[k].factor
-        return found
 
     def _numbers(self, values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)
@@ -381,11 +338,6 @@ class Aligner:
         self.replay = ReplayBuffer(state["replay"])
         self.diversity = DiversityFilter(state["diversity"])
         log.info("alignment continues at step %d", self.step)
-
-
-def _family_size(params: AlignParams, candidates: int) -> int:
-    """Candidates that are compared with each other: a group, or those of a shared prefix."""
-    return params.shared_prefix if params.shared_prefix > 1 else max(1, candidates)
 
 
 def _kind(group: Group) -> str:

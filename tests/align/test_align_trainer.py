@@ -86,19 +86,22 @@ def test_an_interrupted_alignment_ends_like_an_unbroken_one(
     assert [line.split(",")[0] for line in log] == ["step", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("families", [1, 2])
 def test_shaped_families_resume_exactly_and_learn_from_other_advantages(
-    tmp_path, tiny, chemistry, small_cells_win
+    tmp_path, tiny, chemistry, small_cells_win, families
 ):
-    params = PARAMS.model_copy(update={"shaping": True, "shared_prefix": 2, "draws": 2})
+    params = PARAMS.model_copy(update={"shaping": True, "shared_prefix": families, "draws": 2})
     whole = aligned(tmp_path / "whole", tiny, chemistry, params)
     aligned(tmp_path / "parts", tiny, chemistry, params, time_limit=0.0)
     parts = aligned(tmp_path / "parts", tiny, chemistry, params)
     assert torch.equal(weights(whole.model), weights(parts.model))
+    assert not torch.equal(weights(whole.model), weights(load_model(tiny).model))
     plain = params.model_copy(update={"shaping": False})
     other = aligned(tmp_path / "plain", tiny, chemistry, plain)
     assert not torch.equal(weights(whole.model), weights(other.model))
     rows = pq.read_table(tmp_path / "plain" / "candidates" / "step-000000.parquet").to_pylist()
-    family = [row["advantage"] for row in rows[:2] if row["status"] == "ok"]
+    size = families if families > 1 else params.group_size
+    family = [row["advantage"] for row in rows[:size] if row["status"] == "ok"]
     assert sum(family) == pytest.approx(0.0, abs=1e-9)  # compared with each other alone
 
 
