@@ -39,8 +39,8 @@ from packflow_core.store.rows import crystal_of
 
 FloatArray = NDArray[np.float64]
 
-#: Candidates whose advantages are compared, as in a group of an alignment.
-_GROUP = 16
+#: Candidates whose advantages are compared at most, as in a group of an alignment, and at least.
+_GROUP, _FEWEST = 16, 8
 
 
 def run(molecules: Path, generators: list[str], n: int, z: str, workers: int, out: Path) -> None:
@@ -148,8 +148,10 @@ def proxies(leg: Leg, store: RunStore, engine: str) -> list[dict[str, float]]:
     found = []
     for one in np.unique(z):
         members = np.flatnonzero(z == one)
-        for start in range(0, len(members) - _GROUP + 1, _GROUP):
+        for start in range(0, len(members), _GROUP):
             group = members[start : start + _GROUP]
+            if len(group) < _FEWEST:
+                continue
             line: dict[str, float] = {}
             for kind, (mode, steps, common) in kinds.items():
                 made = [rows[k] for k in group]
@@ -162,7 +164,9 @@ def proxies(leg: Leg, store: RunStore, engine: str) -> list[dict[str, float]]:
                     steps,
                 )
                 scores = dict(pair for pair in scored if pair is not None)
-                energies, forces = group_rewards([scores[k] for k in range(_GROUP)], penalise=True)
+                energies, forces = group_rewards(
+                    [scores[k] for k in range(len(group))], penalise=True
+                )
                 for channel, values in (("energy", energies), ("force", forces)):
                     cosine, sign = agreement(values, leg.energy[group])
                     line[f"{kind}: {channel}, AVA"] = cosine
@@ -177,7 +181,7 @@ def proxy(out: Path) -> None:
     for folder in sorted(p for p in out.iterdir() if (p / "0" / "run.json").exists()):
         store = RunStore(folder / "0")
         lines += proxies(read_leg(store, "base"), store, store.plan.spec.engine)
-    print(f"{len(lines)} groups of {_GROUP}")
+    print(f"{len(lines)} groups of {_FEWEST} to {_GROUP} candidates")
     for name in lines[0]:
         values = np.array([line[name] for line in lines])
         print(

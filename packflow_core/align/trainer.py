@@ -93,6 +93,7 @@ class Aligner:
         loaded = load_model(generator)
         self.preset = loaded.preset
         self.start = {"name": Path(loaded.name).name, "sha256": loaded.sha256}
+        self._base_meta = dict(loaded.meta)
         # Dropout and the like are off throughout: ratios compare equal networks.
         self.model = loaded.model.to(self.device).eval()
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
@@ -306,7 +307,7 @@ class Aligner:
         meta = {
             "packflow_csp": __version__,
             "torch": str(torch.__version__),
-            "aligned_from": self.start,
+            "aligned_from": {**self.start, **self._base_meta},
             "steps": self.step,
             "seconds": round(self.seconds, 1),
             "device": self.device.type,
@@ -314,6 +315,8 @@ class Aligner:
             "params": self.params.model_dump(mode="json"),
             "architecture": asdict(self.model.config),
         }
+        if "licence" in self._base_meta:  # what was learned from the data is still in there
+            meta["licence"] = self._base_meta["licence"]
         export_checkpoint(self.folder / MODEL_FILE, self.model, self.model.state_dict(), meta)
 
     def _resume(self) -> None:
