@@ -4,7 +4,7 @@
         --generator aligned/model.safetensors --n 16 --out DIR
     python benchmarks/alignment.py table DIR
     python benchmarks/alignment.py proxy DIR
-    python benchmarks/alignment.py curves FOLDER FOLDER... --out curves.png
+    python benchmarks/alignment.py curves FOLDER[=LABEL]... --out curves.png
 
 `run` is `csp run` of every molecule (SMILES and name a line) with every generator, same seed, same
 Z, same settings; called again it goes on. `table` compares the first generator with the second:
@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packflow_core.align.advantages import standardised
-from packflow_core.align.common_volume import at_common_volume
 from packflow_core.align.rewards import Mode, group_rewards, score_candidates
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.contacts import bond_errors, bond_statistics, clashing_atoms
@@ -141,9 +140,9 @@ def proxies(leg: Leg, store: RunStore, engine: str) -> list[dict[str, float]]:
     smiles = store.plan.spec.smiles
     rows = {row["index"]: row for row in store.stage("generate").table().to_pylist()}
     z = np.array([rows[k]["z"] for k in range(len(leg))])
-    kinds: dict[str, tuple[Mode, int, bool]] = {
-        "hydrogens": ("hydrogens", 0, False), "hydrogens, common volume": ("hydrogens", 0, True),
-        "pressed": ("pressed", 0, False), "pressed, 25 steps": ("pressed", 25, False),
+    kinds: dict[str, tuple[Mode, int]] = {
+        "hydrogens": ("hydrogens", 0), "hydrogens, 25 steps": ("hydrogens", 25),
+        "pressed": ("pressed", 0),
     }  # fmt: skip
     found = []
     for one in np.unique(z):
@@ -153,9 +152,8 @@ def proxies(leg: Leg, store: RunStore, engine: str) -> list[dict[str, float]]:
             if len(group) < _FEWEST:
                 continue
             line: dict[str, float] = {}
-            for kind, (mode, steps, common) in kinds.items():
+            for kind, (mode, steps) in kinds.items():
                 made = [rows[k] for k in group]
-                made = at_common_volume(made) if common else made
                 scored = score_candidates(
                     list(enumerate(made)),
                     smiles,
@@ -189,7 +187,7 @@ def proxy(out: Path) -> None:
         )
 
 
-def curves(folders: list[Path], out: Path) -> None:
+def curves(folders: list[str], out: Path) -> None:
     """Draw soundness of rollouts, clashes on validation molecules and divergence by step."""
     import matplotlib
 
@@ -198,18 +196,22 @@ def curves(folders: list[Path], out: Path) -> None:
 
     panels = [
         ("sound", "sound rollouts"), ("val_clash", "clashing atoms, validation"),
+        ("val_volume", "volume over the usual, validation"),
         ("divergence", "divergence from the reference"),
     ]  # fmt: skip
-    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.4), layout="constrained")
-    for folder in folders:
+    figure, axes = plt.subplots(1, len(panels), figsize=(13, 3.4), layout="constrained")
+    for given in folders:
+        name, _, label = given.partition("=")
+        folder = Path(name)
         with (folder / "training-log.csv").open() as stream:
             log = list(csv.DictReader(stream))
         for axis, (column, title) in zip(axes, panels, strict=True):
             steps = np.array([int(row["step"]) for row in log])
             values = np.array([float(row.get(column) or "nan") for row in log])
             known = np.isfinite(values)
-            axis.plot(steps[known], values[known], label=folder.name)
+            axis.plot(steps[known], values[known], marker=".", label=label or folder.name)
             axis.set(xlabel="step", title=title)
+            axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_yscale("log")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(out, dpi=140)
@@ -232,7 +234,7 @@ def main() -> None:
     for name in ("table", "proxy"):
         parts.add_parser(name).add_argument("out", type=Path)
     part = parts.add_parser("curves")
-    part.add_argument("folders", type=Path, nargs="+")
+    part.add_argument("folders", nargs="+", metavar="FOLDER[=LABEL]")
     part.add_argument("--out", type=Path, default=Path("curves.png"))
     given = parser.parse_args()
     if given.what == "run":

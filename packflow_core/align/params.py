@@ -40,20 +40,14 @@ class AlignParams(BaseModel):
         description="clashing and torn candidates count as worse than the worst; otherwise they "
         "take no part",
     )
-    common_volume: bool = Field(
-        True,
-        description="candidates of a group are scored at their median volume, so that loose cells "
-        "gain nothing; false: as they were drawn (paper)",
-    )
     draws: int = Field(2, ge=1, description="times and noises at which a candidate is scored")
     epochs: int = Field(2, ge=1, description="optimiser steps on a batch of rollouts")
     clip: float = Field(0.2, gt=0, description="clip range of the ratio")
-    kl_weight: float = Field(0.5, ge=0, description="beta: weight of the divergence")
-    hold_volume: float = Field(
-        30.0,
-        ge=0,
-        description="weight of the square by which a cell's growth differs from the reference's, "
-        "so that densities do not drift; 0: free (paper)",
+    kl_weight: float = Field(0.1, ge=0, description="beta: weight of the divergence")
+    keep_volume: bool = Field(
+        True,
+        description="the checkpoint that comes out draws cells of the reference's size on average: "
+        "a policy swells them; open models only",
     )
     kl_stop: float | None = Field(
         1.0, gt=0, description="divergence from the reference at which the alignment ends"

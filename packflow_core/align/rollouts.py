@@ -56,6 +56,21 @@ def draw_groups(chemistry: TrainingSet, params: AlignParams, step: int) -> list[
     return groups
 
 
+def spread_groups(chemistry: TrainingSet, params: AlignParams, count: int) -> list[Group]:
+    """Groups of the smallest Z of an evenly spaced subset of the molecules that fit.
+
+    Args:
+        chemistry: the molecules.
+        params: Z, largest cell.
+        count: of groups at most.
+    """
+    z = min(params.z)
+    fits = [m for m, g in enumerate(chemistry.graphs) if z * len(g.numbers) <= params.max_heavy]
+    if len(fits) > count:
+        fits = [fits[k] for k in np.linspace(0, len(fits) - 1, count).astype(int)]
+    return [Group(m, chemistry.smiles[m], z) for m in fits]
+
+
 def usable(chemistry: TrainingSet, params: AlignParams) -> int:
     """Molecules that fit into a cell of the largest size."""
     smallest = min(params.z)

@@ -85,28 +85,7 @@ def frozen_draws(
 
 
 def surrogate_losses(network: Any, draw: FrozenDraw, lattice_weight: float = 1.0) -> Tensor:
-    """[B] surrogate losses (eq. 16) of the candidates of a draw; see `surrogate_scores`."""
-    return surrogate_scores(network, draw, lattice_weight).losses
-
-
-@dataclass(frozen=True)
-class SurrogateScores:
-    """What a network makes of the candidates of a draw.
-
-    Attributes:
-        losses: [B] surrogate losses (eq. 16).
-        growth: [B] velocity of the cell's size: of the mean of the three lengths, in the units of
-            the lattice state.
-    """
-
-    losses: Tensor
-    growth: Tensor
-
-
-def surrogate_scores(
-    network: Any, draw: FrozenDraw, lattice_weight: float = 1.0
-) -> SurrogateScores:
-    """Scores of the candidates of a draw.
+    """[B] surrogate losses (eq. 16) of the candidates of a draw.
 
     Coordinates count in Å for every architecture, so that one weight of the divergence means the
     same for all.
@@ -122,7 +101,8 @@ def surrogate_scores(
     # Means over atoms and axes, as in the published code; eq. 16 sums over the axes.
     x_part = square.sum((1, 2)) / (3 * mask.sum((1, 2)))
     l_part = (v_l - state.v_l).square().mean(1)
-    return SurrogateScores(x_part + lattice_weight * l_part, v_l[:, :3].mean(1))
+    total: Tensor = x_part + lattice_weight * l_part
+    return total
 
 
 def predicted_velocity(network: Any, draw: FrozenDraw) -> tuple[FlowState, Tensor, Tensor]:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from packflow_core import __version__
 from packflow_core.align.advantages import mixed_advantages
-from packflow_core.align.common_volume import at_common_volume
+from packflow_core.align.calibration import VolumeReference
 from packflow_core.align.member import Member
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.params import AlignParams
@@ -33,7 +33,8 @@ from packflow_core.align.shaping import shaped
 from packflow_core.align.surrogate import as_crystals, batch_plan, frozen_draws
 from packflow_core.align.update import WeighedDraw, update
 from packflow_core.errors import UserInputError
-from packflow_core.model.checkpoint import load_model
+from packflow_core.model.checkpoint import Model, load_model
+from packflow_core.model.open_model import OpenPackFlow
 from packflow_core.store.rows import Row, crystal_of
 from packflow_core.store.schema import Status
 from packflow_core.training.data import TrainingSet
@@ -88,12 +89,14 @@ class Aligner:
                 f"No molecule fits into a cell of {params.max_heavy} heavy atoms with Z = "
                 f"{min(params.z)}; raise max_heavy or take a smaller Z."
             )
-        self.params, self.chemistry, self.folder = params, chemistry, folder
+        self.params, self.folder = params, folder
         self.pool, self.device, self.validation = pool, torch.device(device), validation
         loaded = load_model(generator)
         self.preset = loaded.preset
         self.start = {"name": Path(loaded.name).name, "sha256": loaded.sha256}
         self._base_meta = dict(loaded.meta)
+        unit = getattr(loaded.model.config, "volume_scale", 1.0)
+        self.chemistry = replace(chemistry, molecule_volumes=chemistry.molecule_volumes * unit)
         # Dropout and the like are off throughout: ratios compare equal networks.
         self.model = loaded.model.to(self.device).eval()
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
@@ -102,6 +105,8 @@ class Aligner:
         )
         self.plan = batch_plan(self.model)
         self.replay, self.diversity = ReplayBuffer(), DiversityFilter()
+        self._volumes: VolumeReference | None = None
+        self._calibration = (-1, 1.0)  # of which step, and the factor
         self.step, self.seconds = 0, 0.0
         self.ended = ""
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +136,7 @@ class Aligner:
             every = self.params.validate_every
             last = self.step == self.params.steps or bool(self.ended)
             if self.validation and every and (self.step % every == 0 or last):
-                row |= self.validation(self.model)
+                row |= self.validation(self._calibrated())
             elif self.validation:
                 row |= dict.fromkeys(self._validation_names, math.nan)
             self._rows.write({"step": self.step, "seconds": round(self.seconds, 1), **row})
@@ -151,6 +156,19 @@ class Aligner:
     @property
     def _validation_names(self) -> tuple[str, ...]:
         return tuple(getattr(self.validation, "names", ()))
+
+    def _calibrated(self) -> Model:
+        """The policy with cells of the reference's size; shares its weights."""
+        if not (self.params.keep_volume and isinstance(self.model, OpenPackFlow)):
+            return self.model
+        if self._volumes is None:
+            self._volumes = VolumeReference(self.reference, self.chemistry, self.params)
+        if self._calibration[0] != self.step:
+            self._calibration = self.step, self._volumes.scale(self.model)
+        out = copy.copy(self.model)
+        unit = self.model.config.volume_scale * self._calibration[1]
+        out.config = replace(self.model.config, volume_scale=unit)
+        return out
 
     def _one_step(self) -> dict[str, float]:
         """Rollouts, rewards and updates of one batch; a row of the log."""
@@ -198,8 +216,6 @@ class Aligner:
     def _scores(self, groups: Iterable[tuple[str, Sequence[Row]]]) -> list[list[Score]]:
         """Scores of groups of crystals, (SMILES, rows) each."""
         p = self.params
-        if p.common_volume:
-            groups = ((smiles, at_common_volume(rows)) for smiles, rows in groups)
         return score_groups(groups, p.engine, p.mode, p.hydrogen_steps, self.pool)
 
     def _add_replayed(
@@ -304,6 +320,7 @@ class Aligner:
             "diversity": self.diversity.content,
         }
         write_state(self.folder, state)
+        out = self._calibrated()
         meta = {
             "packflow_csp": __version__,
             "torch": str(torch.__version__),
@@ -313,11 +330,11 @@ class Aligner:
             "device": self.device.type,
             "molecules": len(self.chemistry.smiles),
             "params": self.params.model_dump(mode="json"),
-            "architecture": asdict(self.model.config),
+            "architecture": asdict(out.config),
         }
         if "licence" in self._base_meta:  # what was learned from the data is still in there
             meta["licence"] = self._base_meta["licence"]
-        export_checkpoint(self.folder / MODEL_FILE, self.model, self.model.state_dict(), meta)
+        export_checkpoint(self.folder / MODEL_FILE, out, out.state_dict(), meta)
 
     def _resume(self) -> None:
         state = read_state(self.folder, self.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from packflow_core.align.objective import clipped_objective, divergence
 from packflow_core.align.params import AlignParams
-from packflow_core.align.surrogate import FrozenDraw, surrogate_scores
+from packflow_core.align.surrogate import FrozenDraw, surrogate_losses
 from packflow_core.model.checkpoint import Model
 
 
@@ -49,11 +49,10 @@ def update(
 
     Returns:
         Columns of the log, of the last pass over the batch; `divergence` is that from the
-        reference, `moved` that from the policy that sampled, `growth` the mean square of
-        what differs from the reference in the velocity of the cell's size.
+        reference, `moved` that from the policy that sampled.
     """
     with torch.no_grad():
-        frozen = [surrogate_scores(reference, d.draw, params.lattice_weight) for d in draws]
+        frozen = [surrogate_losses(reference, d.draw, params.lattice_weight) for d in draws]
     # The first pass is that of the policy which has sampled, so it gives the old losses, too.
     old: list[Tensor] = []
     total = sum(len(d.draw.members) for d in draws)
@@ -63,25 +62,20 @@ def update(
         group["lr"] = learning_rate
     for _ in range(params.epochs):
         optimizer.zero_grad(set_to_none=True)
-        names = ("loss", "ratio", "clipped", "divergence", "moved", "growth")
+        names = ("loss", "ratio", "clipped", "divergence", "moved")
         facts = dict.fromkeys(names, 0.0)
         for number, one in enumerate(draws):
-            scores = surrogate_scores(policy, one.draw, params.lattice_weight)
-            new = scores.losses
+            new = surrogate_losses(policy, one.draw, params.lattice_weight)
             if number == len(old):
                 old.append(new.detach())
             found = clipped_objective(
-                new, old[number], frozen[number].losses, one.advantages,
+                new, old[number], frozen[number], one.advantages,
                 clip=params.clip, kl_weight=one.kl_weights,
             )  # fmt: skip
             share = len(one.draw.members) / total
-            held = (scores.growth - frozen[number].growth).square().mean()
-            (share * (found.loss + params.hold_volume * held)).backward()
+            (found.loss * share).backward()
             moved = float(divergence(new.detach(), old[number]).mean())
-            values = (
-                found.loss.item(), found.ratio, found.clipped, found.divergence, moved,
-                held.item(),
-            )  # fmt: skip
+            values = (found.loss.item(), found.ratio, found.clipped, found.divergence, moved)
             for name, value in zip(names, values, strict=True):
                 facts[name] += share * value
         if params.ratio_stop and facts["moved"] > params.ratio_stop:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from packflow_core.align.params import AlignParams
-from packflow_core.align.rollouts import Group, sample_group
+from packflow_core.align.rollouts import sample_group, spread_groups
 from packflow_core.crystal.contacts import bond_errors, bond_statistics, clashing_atoms
 from packflow_core.model.checkpoint import Model
 from packflow_core.store.rows import crystal_of
@@ -37,15 +37,7 @@ class RawQuality:
         self, chemistry: TrainingSet, preset: str, params: AlignParams, molecules: int = 8
     ) -> None:
         self.chemistry, self.preset, self.params = chemistry, preset, params
-        fits = [
-            m
-            for m, graph in enumerate(chemistry.graphs)
-            if min(params.z) * len(graph.numbers) <= params.max_heavy
-        ]
-        chosen: Sequence[int] = fits
-        if len(fits) > molecules:
-            chosen = [fits[k] for k in np.linspace(0, len(fits) - 1, molecules).astype(int)]
-        self.groups = [Group(m, chemistry.smiles[m], min(params.z)) for m in chosen]
+        self.groups = spread_groups(chemistry, params, molecules)
 
     def __call__(self, model: Model) -> dict[str, float]:
         """Means over molecules: cells that close, atoms that clash, bonds within 0.4 Å, volume.

@@ -43,7 +43,12 @@ _FAR = 1e3
 
 @dataclass(frozen=True)
 class OpenConfig:
-    """Shape of an open model."""
+    """Shape of an open model, and the unit of its cells.
+
+    Attributes:
+        volume_scale: factor of the volume that atoms usually take (`expected_volume`), to which
+            cells are relative; other than 1 where a model was calibrated after an alignment.
+    """
 
     d_model: int = 256
     nhead: int = 8
@@ -51,6 +56,7 @@ class OpenConfig:
     dim_feedforward: int = 768
     time_embed_dim: int = 64
     pair_dim: int = 32
+    volume_scale: float = 1.0
 
 
 @dataclass(frozen=True)

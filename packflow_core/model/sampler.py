@@ -161,6 +161,8 @@ class Sampler:
         self._graph = molecular_graph(molecule)
         self._factor = harmonic_factor(molecule.bonds, molecule.n_heavy)
         expected = expected_volume(molecule.numbers, int(molecule.hydrogen_counts.sum()))
+        if isinstance(model, OpenPackFlow):
+            volume_scale *= model.config.volume_scale
         self._volume = expected * volume_scale
         self._mirror_allowed = stereo_of(molecule).mirror_allowed
         self.bf16 = bf16

@@ -6,7 +6,6 @@ import torch
 
 from packflow_core.align import validation
 from packflow_core.align.advantages import mixed_advantages, standardised
-from packflow_core.align.common_volume import at_common_volume
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.molecules import read_molecules
 from packflow_core.align.objective import clipped_objective, divergence, importance_ratio
@@ -74,22 +73,6 @@ def test_unsound_candidates_are_worse_than_the_worst_by_their_severity():
     assert np.isnan(group_rewards(scores, penalise=False)[0][2:]).all()
     torn = [Score("rejected", "clash", severity=s) for s in (0.5, 0.1)]
     assert np.argmax(mixed_advantages(*group_rewards(torn, penalise=True), 1.0)) == 1
-
-
-def test_a_common_volume_keeps_molecules_and_packing():
-    small, large = row(4.0), row(8.0)
-    lost = {"status": "rejected", "reason": "bad_cell", "z": 2}
-    scaled = at_common_volume([small, large, row(6.0), lost])
-    volumes = [crystal_of(one).volume for one in scaled[:3]]
-    assert volumes == pytest.approx([crystal_of(row(6.0)).volume] * 3)
-    assert scaled[3] is not lost
-    assert scaled[3] == lost
-    for before, after in ((small, scaled[0]), (large, scaled[1])):
-        a, b = crystal_of(before), crystal_of(after)
-        x, y = (c.positions.reshape(2, -1, 3) for c in (a, b))
-        assert y - y.mean(1, keepdims=True) == pytest.approx(x - x.mean(1, keepdims=True))
-        assert y.mean(1) @ np.linalg.inv(b.cell) == pytest.approx(x.mean(1) @ np.linalg.inv(a.cell))
-    assert at_common_volume([lost]) == [lost]
 
 
 def test_validation_counts_clashes_bonds_and_volumes(monkeypatch):

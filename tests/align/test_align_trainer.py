@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from packflow_core.align import trainer as module
+from packflow_core.align.calibration import VolumeReference
 from packflow_core.align.params import AlignParams
 from packflow_core.align.rewards import Score
 from packflow_core.align.rollouts import draw_groups
@@ -22,7 +23,7 @@ from packflow_core.training.data import TrainingSet
 PARAMS = AlignParams(
     groups=2, group_size=4, steps=3, z=(1,), max_heavy=8, warmup=0, learning_rate=1e-3,
     save_every=1, validate_every=0, kl_weight=0.0, kl_stop=None, ratio_stop=None,
-    common_volume=False, hold_volume=0.0,
+    keep_volume=False,
 )  # fmt: skip
 
 
@@ -119,27 +120,33 @@ def test_every_candidate_has_a_row_and_a_failed_one_teaches_nothing(
         assert np.mean(sound) == pytest.approx(0.0, abs=1e-9)  # the failed one is not in the mean
 
 
-def growth(folder, tiny, chemistry, params):
-    """How the mean logarithm of the volume of samples from the same noise changes."""
-    from packflow_core.align.rollouts import Group, sample_group
+def log_volume(model, chemistry):
+    """Mean logarithm of the volume of samples from the same noise."""
+    from packflow_core.align.rollouts import sample_group, spread_groups
 
-    made = aligned(folder, tiny, chemistry, params)
-    group = Group(0, chemistry.smiles[0], 1)
-    before, after = (
-        np.mean([math.log(r["volume_A3"]) for r in sample_group(m, "open", group, params, 99)
-                 if r["status"] == "ok"])
-        for m in (load_model(tiny).model, made.model)
-    )  # fmt: skip
-    return after - before
+    params = PARAMS.model_copy(update={"group_size": 16})
+    logs = [
+        math.log(row["volume_A3"])
+        for group in spread_groups(chemistry, params, 3)
+        for row in sample_group(model, "open", group, params, 99)
+        if row["status"] == "ok"
+    ]
+    return np.mean(logs)
 
 
 def test_what_is_rewarded_becomes_more_frequent(tmp_path, tiny, chemistry, small_cells_win):
     """Small cells are rewarded: from the same noise the aligned model draws smaller ones."""
     params = PARAMS.model_copy(update={"steps": 6, "groups": 1, "group_size": 16, "draws": 4})
-    free = growth(tmp_path / "free", tiny, chemistry, params)
-    assert free < -0.005
-    held = params.model_copy(update={"hold_volume": 1e4})
-    assert abs(growth(tmp_path / "held", tiny, chemistry, held)) < 0.3 * abs(free)
+    free = aligned(tmp_path / "free", tiny, chemistry, params).model
+    before = log_volume(load_model(tiny).model, chemistry)
+    assert log_volume(free, chemistry) < before - 0.005
+    kept = params.model_copy(update={"keep_volume": True})
+    made = aligned(tmp_path / "kept", tiny, chemistry, kept)
+    out = load_model(str(made.checkpoint)).model
+    assert out.config.volume_scale > 1.005  # the policy has shrunk its cells
+    assert made.model.config.volume_scale == 1.0
+    reference = VolumeReference(load_model(tiny).model, chemistry, kept)
+    assert reference.scale(out) == pytest.approx(1.0, abs=3e-3)
 
 
 def test_the_divergence_ends_it(tmp_path, tiny, chemistry, small_cells_win):
