@@ -49,9 +49,10 @@ def by_hand(cache, source=FILE):
     return Path(shutil.copy(source, cache / "packflow-2M.pt"))
 
 
-def test_the_shipped_file_is_the_one_that_the_zoo_says():
-    model = zoo.ZOO["packflow-open"]
-    loaded = load_model("packflow-open")
+@pytest.mark.parametrize("name", ["packflow-open", "packflow-open-pa"])
+def test_the_shipped_file_is_the_one_that_the_zoo_says(name):
+    model = zoo.ZOO[name]
+    loaded = load_model(name)
     # After a new training: 'csp models convert', then the hash and the number of parameters here.
     assert loaded.sha256 == model.sha256
     assert sum(p.numel() for p in loaded.model.parameters()) == model.parameters
@@ -84,10 +85,12 @@ def test_names():
     assert not zoo.is_named("./packflow-60M")
     with pytest.raises(UserInputError, match=r"did you mean packflow-60M\?"):
         zoo.named("packflow-60m")
-    with pytest.raises(UserInputError, match="models are packflow-open, packflow-2M"):
+    with pytest.raises(
+        UserInputError, match="models are packflow-open, packflow-open-pa, packflow-2M"
+    ):
         zoo.named("xyz")
     licences = {name: model.licence for name, model in zoo.ZOO.items()}
-    assert licences.pop("packflow-open") == "MIT"
+    assert licences.pop("packflow-open") == licences.pop("packflow-open-pa") == "MIT"
     assert set(licences.values()) == {"CC BY-NC 4.0"}
 
 

@@ -55,13 +55,20 @@ def run(command, *arguments, json=False, **more):
 def test_the_list_has_every_model_with_its_licence():
     heard = run(model_commands.list_models)
     text = heard.out.getvalue()
-    for name in ("packflow-open", "packflow-2M", "packflow-20M", "packflow-60M", "packflow-pa"):
+    for name in (
+        "packflow-open",
+        "packflow-open-pa",
+        "packflow-2M",
+        "packflow-20M",
+        "packflow-60M",
+        "packflow-pa",
+    ):
         assert name in text
     assert text.count("CC BY-NC 4.0") == 4
     assert "built in" in text
     assert "csp models download" in heard.err.getvalue()
     found = run(model_commands.list_models, json=True).document_["models"]
-    assert [m["present"] for m in found] == [True, False, False, False, False]
+    assert [m["present"] for m in found] == [True, True, False, False, False, False]
     assert [m["name"] for m in found if m["default"]] == ["packflow-open"]
 
 
