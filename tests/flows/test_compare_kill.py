@@ -3,6 +3,7 @@
 import json
 import signal
 
+import pytest
 from waiting import wait_for
 
 from packflow_core.stages.run_store import RunStore
@@ -36,6 +37,7 @@ def ended(csp, out, leg, how):
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_a_race(csp, tmp_path):
     out = tmp_path / "race"
     assert ended(csp, out, "model-a", signal.SIGKILL)[0] == -signal.SIGKILL
