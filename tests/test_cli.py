@@ -420,7 +420,7 @@ def test_models_are_listed_fetched_and_converted(csp, monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     code, out, _ = csp("models", "list", "--json")
     assert code == 0
-    assert len(json.loads(out)["models"]) == 5
+    assert len(json.loads(out)["models"]) == 6
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, out, err = csp("models", "download", "packflow-pa", "--quiet")
     assert (code, out) == (2, "")

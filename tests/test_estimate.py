@@ -204,8 +204,9 @@ def test_the_watch_sees_a_child_grow():
         finally:
             child.kill()
             child.wait()
-    assert 80 < watch.child_mb < 300
     assert watch.own_mb > 20
+    # Between fork and exec a child has what its parent has.
+    assert 80 < watch.child_mb < max(300.0, 1.2 * watch.own_mb)
 
 
 def test_several_targets_have_neither_a_name_nor_a_kept_folder():

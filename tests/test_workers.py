@@ -424,7 +424,7 @@ def test_workers_end_with_their_parent(tmp_path, how):
         assert len(pids) == 2
         assert all(alive(p) for p in pids)
         parent.send_signal(how)
-        assert parent.wait(timeout=20) == (130 if how == signal.SIGINT else -how)
+        assert parent.wait(timeout=120) == (130 if how == signal.SIGINT else -how)
         assert all(gone(p) for p in pids)
     finally:
         parent.kill()

@@ -68,11 +68,11 @@ def test_it_serves_until_it_is_interrupted(tmp_path):
     try:
         line = process.stderr.readline()
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+/", line)
-        with urllib.request.urlopen(address, timeout=60) as answer:
+        with urllib.request.urlopen(address, timeout=180) as answer:
             assert b"packflow-csp" in answer.read()
             assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=180) == 0
         assert process.stderr.read() == ""
     finally:
         process.kill()

@@ -95,6 +95,7 @@ def test_a_run_killed_in_every_stage_ends_like_an_unbroken_one(csp, unbroken, tm
     wait_for(lambda: not list(csp.temporary.glob("packflow-prefect-*")), "the end of the servers")
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(csp, tmp_path):
     folder = tmp_path / "run"
     long = (*RUN, "--n", "2000", "--out", folder)  # far from done when it is interrupted
