@@ -3,7 +3,8 @@
 A candidate that was as good as decided at time t owes nothing to what the policy does after t. The
 potential of a state is the energy of the crystal that the policy expects there, its clean-sample
 estimate; what counts at a time is how far below it the candidate came in the end. Sums of such
-differences along a way telescope, so the best policy stays the same (Ng, Harada and Russell, 1999).
+differences along a way telescope, so the best policy stays the same (Ng, Harada and Russell, 1999),
+as far as the standardisation inside a group leaves that true.
 
 Source: Elign, "FED-GRPO": potential-based shaping of energies, for the denoising steps of diffusion
 models. Here the states are those at which candidates are scored.

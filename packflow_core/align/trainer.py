@@ -93,6 +93,11 @@ class Aligner:
         self.pool, self.device, self.validation = pool, torch.device(device), validation
         loaded = load_model(generator)
         self.preset = loaded.preset
+        if params.shared_prefix > 1 and self.preset != "open":
+            raise UserInputError(
+                f"{loaded.name} cannot restart, so its candidates never part: shared_prefix takes "
+                "an open model; leave it at 1."
+            )
         self.start = {"name": Path(loaded.name).name, "sha256": loaded.sha256}
         self._base_meta = dict(loaded.meta)
         unit = getattr(loaded.model.config, "volume_scale", 1.0)

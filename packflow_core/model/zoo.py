@@ -86,32 +86,33 @@ def _published(
     )
 
 
+def _shipped(name: str, summary: str, sha256: str) -> ZooModel:
+    return ZooModel(
+        name=name,
+        summary=summary,
+        preset="open",
+        parameters=4_643_313,
+        licence="MIT",
+        terms="Free to use, also commercially; trained on open data alone.",
+        source="packflow-csp",
+        shipped=f"{name}.safetensors",
+        sha256=sha256,
+        size_MB=9.3,
+    )
+
+
 ZOO: dict[str, ZooModel] = {
     entry.name: entry
     for entry in (
-        ZooModel(
-            name="packflow-open",
-            summary="open model of this project, trained on open data",
-            preset="open",
-            parameters=4_643_313,
-            licence="MIT",
-            terms="Free to use, also commercially; trained on open data alone.",
-            source="packflow-csp",
-            shipped="packflow-open.safetensors",
-            sha256="2b08e7b3aabe280bc76f515cc600f682238c46fc77813b26f432790848b4c4ce",
-            size_MB=9.3,
+        _shipped(
+            "packflow-open",
+            "open model of this project, trained on open data",
+            "2b08e7b3aabe280bc76f515cc600f682238c46fc77813b26f432790848b4c4ce",
         ),
-        ZooModel(
-            name="packflow-open-pa",
-            summary="packflow-open aligned with energies and forces of gfnff",
-            preset="open",
-            parameters=4_643_313,
-            licence="MIT",
-            terms="Free to use, also commercially; trained on open data alone.",
-            source="packflow-csp",
-            shipped="packflow-open-pa.safetensors",
-            sha256="10ff3a269a04d739118c70cf62ea3b08d23af32f3fc91773ceee8bccb2095adc",
-            size_MB=9.3,
+        _shipped(
+            "packflow-open-pa",
+            "packflow-open aligned with energies and forces of gfnff",
+            "10ff3a269a04d739118c70cf62ea3b08d23af32f3fc91773ceee8bccb2095adc",
         ),
         _published("packflow-2M", "packflow-2M", 2_610_649, "published base model, smallest"),
         _published("packflow-20M", "packflow-20M", 15_566_489, "published base model, middle"),

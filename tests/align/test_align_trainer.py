@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -166,6 +167,13 @@ def test_other_settings_or_molecules_are_refused(tmp_path, tiny, chemistry, smal
         Aligner(PARAMS, tiny, TrainingSet.of_molecules(["CCO"]), tmp_path, None)
     with pytest.raises(UserInputError, match="max_heavy"):
         Aligner(PARAMS.model_copy(update={"max_heavy": 1}), tiny, chemistry, tmp_path / "b", None)
+
+
+def test_a_published_model_shares_no_prefix(tmp_path, chemistry):
+    published = str(Path(__file__).parents[1] / "data" / "golden" / "small_best_model.pt")
+    params = PARAMS.model_copy(update={"shared_prefix": 2})
+    with pytest.raises(UserInputError, match="shared_prefix takes an open model"):
+        Aligner(params, published, chemistry, tmp_path / "x", None)
 
 
 def test_molecules_come_equally_often(chemistry):
