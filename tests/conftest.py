@@ -2,6 +2,12 @@
 
 import hashlib
 import os
+import signal
+
+# A shell starts what runs in its background with Ctrl-C ignored, and programs that the tests start
+# would inherit that; with a handler here they start with the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before numpy and the engines' libraries: results to the last bit need one thread, as in workers.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
