@@ -4,13 +4,18 @@
         --generator aligned/model.safetensors --n 16 --out DIR
     python benchmarks/alignment.py table DIR
     python benchmarks/alignment.py proxy DIR
+    python benchmarks/alignment.py gain MOLECULES.smi --generator packflow-open \
+        --generator aligned/model.safetensors --mode pressed --n 32
     python benchmarks/alignment.py curves FOLDER[=LABEL]... --out curves.png
+    python benchmarks/alignment.py tradeoff FOLDER[=LABEL]... --out tradeoff.png
 
 `run` is `csp run` of every molecule (SMILES and name a line) with every generator, same seed, same
 Z, same settings; called again it goes on. `table` compares the first generator with the second:
 raw proposals, proposals as they go into the relaxation, and what comes out. `proxy` asks how well
 the scores that an alignment uses foretell the relaxed energies of the same candidates: cosine and
-sign agreement of standardised advantages (PackFlow, appendix A). `curves` draws logs of alignments.
+sign agreement of standardised advantages (PackFlow, appendix A). `gain` scores fresh candidates as
+an alignment does, without relaxing them: minutes where `run` takes hours. `curves` and
+`tradeoff` draw logs of alignments.
 """
 
 from __future__ import annotations
@@ -22,19 +27,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
 from packflow_core.align.advantages import standardised
+from packflow_core.align.gain import RewardGain
+from packflow_core.align.molecules import read_molecules
+from packflow_core.align.params import AlignParams
 from packflow_core.align.rewards import Mode, group_rewards, score_candidates
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.contacts import bond_errors, bond_statistics, clashing_atoms
 from packflow_core.engines.base import EV_TO_KJ_MOL
+from packflow_core.model.checkpoint import load_model
 from packflow_core.race.comparison import compare_runs
 from packflow_core.race.legs import Leg, read_leg
 from packflow_core.race.settings import CompareSettings
 from packflow_core.stages.run_store import RunStore
 from packflow_core.store.rows import crystal_of
+from packflow_core.workers import WorkerPool
+
+matplotlib.use("Agg")
 
 FloatArray = NDArray[np.float64]
 
@@ -187,35 +201,90 @@ def proxy(out: Path) -> None:
         )
 
 
+def gain(
+    molecules: Path, generators: list[str], mode: Mode, n: int, z: tuple[int, ...], workers: int
+) -> None:
+    """Print what the second and later generators gain over the first, molecule by molecule."""
+    chemistry = read_molecules(molecules, "val")
+    base = load_model(generators[0])
+    params = AlignParams(mode=mode, group_size=n, z=z, max_heavy=10_000)
+    with WorkerPool(workers) as pool:
+        watch = RewardGain(
+            chemistry, base.preset, params, base.model.eval(), pool, molecules=10_000
+        )
+        for generator in generators[1:]:
+            values = watch.per_molecule(load_model(generator).model.eval())
+            print(generator, "less", generators[0], f"({mode}, {n} candidates)")
+            print(" ".join(f"{name:>11}" for name in watch.names))
+            for group, line in zip(watch.groups, values, strict=True):
+                print(" ".join(f"{value:11.3f}" for value in line), group.smiles)
+            for name, column in zip(watch.names, values.T, strict=True):
+                known = column[np.isfinite(column)]
+                error = known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else np.nan
+                print(
+                    f"{name}: {known.mean():+.3f} (standard error {error:.3f}), below 0 in "
+                    f"{int((known < 0).sum())} of {len(known)}",
+                    flush=True,
+                )
+
+
 def curves(folders: list[str], out: Path) -> None:
-    """Draw soundness of rollouts, clashes on validation molecules and divergence by step."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    """Draw rollouts, validation and divergence of alignments by step."""
     panels = [
         ("sound", "sound rollouts"), ("val_clash", "clashing atoms, validation"),
-        ("val_volume", "volume over the usual, validation"),
+        ("val_bonds", "bonds within 0.4 Å, validation"),
+        ("val_energy", "energy gained, validation (kJ/mol)"),
+        ("val_force", "force gained, validation (eV/Å)"),
         ("divergence", "divergence from the reference"),
     ]  # fmt: skip
-    figure, axes = plt.subplots(1, len(panels), figsize=(13, 3.4), layout="constrained")
+    figure, grid = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
+    axes = grid.ravel()
     for given in folders:
-        name, _, label = given.partition("=")
-        folder = Path(name)
-        with (folder / "training-log.csv").open() as stream:
-            log = list(csv.DictReader(stream))
+        label, log = read_log(given)
         for axis, (column, title) in zip(axes, panels, strict=True):
-            steps = np.array([int(row["step"]) for row in log])
-            values = np.array([float(row.get(column) or "nan") for row in log])
-            known = np.isfinite(values)
-            axis.plot(steps[known], values[known], marker=".", label=label or folder.name)
+            steps, values = known_values(log, column)
+            axis.plot(steps, values, marker=".", label=label)
             axis.set(xlabel="step", title=title)
             axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_yscale("log")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(out, dpi=140)
     print(out)
+
+
+def tradeoff(folders: list[str], out: Path) -> None:
+    """Draw energy against force where alignments end, as for shares of the energy (Fig. 4d)."""
+    figure, axis = plt.subplots(figsize=(4.6, 3.8), layout="constrained")
+    axis.axhline(0, color="0.8", linewidth=1)
+    axis.axvline(0, color="0.8", linewidth=1)
+    for given in folders:
+        label, log = read_log(given)
+        (_, force), (_, energy) = known_values(log, "val_force"), known_values(log, "val_energy")
+        axis.plot(force[-1], energy[-1], "o")
+        axis.annotate(label, (force[-1], energy[-1]), xytext=(5, 5), textcoords="offset points")
+    axis.set(
+        xlabel="median force less the reference's (eV/Å)",
+        ylabel="median energy less the reference's (kJ/mol)",
+    )
+    axis.margins(0.2)
+    figure.savefig(out, dpi=140)
+    print(out)
+
+
+def read_log(given: str) -> tuple[str, list[dict[str, str]]]:
+    """Label and log of FOLDER or FOLDER=LABEL."""
+    name, _, label = given.partition("=")
+    folder = Path(name)
+    with (folder / "training-log.csv").open() as stream:
+        return label or folder.name, list(csv.DictReader(stream))
+
+
+def known_values(log: list[dict[str, str]], column: str) -> tuple[FloatArray, FloatArray]:
+    """Steps and values of a column where it has one."""
+    steps = np.array([float(row["step"]) for row in log])
+    values = np.array([float(row.get(column) or "nan") for row in log])
+    known = np.isfinite(values)
+    return steps[known], values[known]
 
 
 def main() -> None:
@@ -233,9 +302,17 @@ def main() -> None:
     part.add_argument("--out", type=Path, required=True)
     for name in ("table", "proxy"):
         parts.add_parser(name).add_argument("out", type=Path)
-    part = parts.add_parser("curves")
-    part.add_argument("folders", nargs="+", metavar="FOLDER[=LABEL]")
-    part.add_argument("--out", type=Path, default=Path("curves.png"))
+    part = parts.add_parser("gain")
+    part.add_argument("molecules", type=Path)
+    part.add_argument("--generator", action="append", required=True)
+    part.add_argument("--mode", choices=("heavy", "hydrogens", "pressed"), default="pressed")
+    part.add_argument("--n", type=int, default=32)
+    part.add_argument("--z", type=int, default=2)
+    part.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    for name in ("curves", "tradeoff"):
+        part = parts.add_parser(name)
+        part.add_argument("folders", nargs="+", metavar="FOLDER[=LABEL]")
+        part.add_argument("--out", type=Path, default=Path(f"{name}.png"))
     given = parser.parse_args()
     if given.what == "run":
         run(given.molecules, given.generator, given.n, given.z, given.workers, given.out)
@@ -243,8 +320,10 @@ def main() -> None:
         table(given.out)
     elif given.what == "proxy":
         proxy(given.out)
+    elif given.what == "gain":
+        gain(given.molecules, given.generator, given.mode, given.n, (given.z,), given.workers)
     else:
-        curves(given.folders, given.out)
+        (curves if given.what == "curves" else tradeoff)(given.folders, given.out)
 
 
 if __name__ == "__main__":

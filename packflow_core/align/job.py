@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packflow_core.align.gain import RewardGain
 from packflow_core.align.molecules import read_molecules
 from packflow_core.align.params import AlignParams
 from packflow_core.align.trainer import Aligner
-from packflow_core.align.validation import RawQuality
+from packflow_core.align.validation import RawQuality, Validations
 from packflow_core.devices import make_seats
 from packflow_core.engines.registry import engine_traits, fetch_engine
 from packflow_core.stages.generate import resolve_device
@@ -79,7 +80,10 @@ def run_alignment(
             tensorboard=job.tensorboard,
         )  # fmt: skip
         if watched is not None:
-            aligner.validation = RawQuality(watched, aligner.preset, job.params)
+            aligner.validation = Validations(
+                RawQuality(watched, aligner.preset, job.params),
+                RewardGain(watched, aligner.preset, job.params, aligner.reference, pool),
+            )
         aligner.run(on_step, math.inf if job.minutes is None else 60.0 * job.minutes, stop)
     return {
         "checkpoint": str(aligner.checkpoint.resolve()),

@@ -35,6 +35,7 @@ from packflow_core.align.update import WeighedDraw, update
 from packflow_core.errors import UserInputError
 from packflow_core.model.checkpoint import Model, load_model
 from packflow_core.model.open_model import OpenPackFlow
+from packflow_core.store.atomic import make_folder
 from packflow_core.store.rows import Row, crystal_of
 from packflow_core.store.schema import Status
 from packflow_core.training.data import TrainingSet
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
+
+#: Checkpoints of the steps that were validated: a later step is not always a better one.
+VALIDATED_FOLDER = "validated"
 
 #: Called with the policy; gives columns for the log.
 Validation = Callable[[Any], dict[str, float]]
@@ -142,6 +146,7 @@ class Aligner:
             last = self.step == self.params.steps or bool(self.ended)
             if self.validation and every and (self.step % every == 0 or last):
                 row |= self.validation(self._calibrated())
+                self._export(self.folder / VALIDATED_FOLDER / f"step-{self.step:04d}.safetensors")
             elif self.validation:
                 row |= dict.fromkeys(self._validation_names, math.nan)
             self._rows.write({"step": self.step, "seconds": round(self.seconds, 1), **row})
@@ -325,6 +330,11 @@ class Aligner:
             "diversity": self.diversity.content,
         }
         write_state(self.folder, state)
+        self._export(self.checkpoint)
+
+    def _export(self, path: Path) -> None:
+        """Write the policy as a checkpoint."""
+        make_folder(path.parent)
         out = self._calibrated()
         meta = {
             "packflow_csp": __version__,
@@ -339,7 +349,7 @@ class Aligner:
         }
         if "licence" in self._base_meta:  # what was learned from the data is still in there
             meta["licence"] = self._base_meta["licence"]
-        export_checkpoint(self.folder / MODEL_FILE, out, out.state_dict(), meta)
+        export_checkpoint(path, out, out.state_dict(), meta)
 
     def _resume(self) -> None:
         state = read_state(self.folder, self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +16,35 @@ from packflow_core.store.schema import Status
 from packflow_core.training.data import TrainingSet
 
 #: Seed of the noise, the same at every step, so that numbers of different steps can be compared.
-_SEED = 1_000_003
+VALIDATION_SEED = 1_000_003
+
+
+class Columns(Protocol):
+    """A validation: numbers of a policy under names that it has."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, model: Model) -> dict[str, float]:
+        """The numbers of a policy, by name."""
+
+
+class Validations:
+    """Several validations as one.
+
+    Args:
+        parts: in the order of their columns.
+
+    Attributes:
+        names: columns of the log.
+    """
+
+    def __init__(self, *parts: Columns) -> None:
+        self._parts = parts
+        self.names = tuple(name for part in parts for name in part.names)
+
+    def __call__(self, model: Model) -> dict[str, float]:
+        """The columns of all parts."""
+        return {name: value for part in self._parts for name, value in part(model).items()}
 
 
 class RawQuality:
@@ -31,7 +60,7 @@ class RawQuality:
         names: columns of the log.
     """
 
-    names = ("val_cells", "val_clash", "val_bonds", "val_volume")
+    names: tuple[str, ...] = ("val_cells", "val_clash", "val_bonds", "val_volume")
 
     def __init__(
         self, chemistry: TrainingSet, preset: str, params: AlignParams, molecules: int = 8
@@ -48,7 +77,7 @@ class RawQuality:
         for group in self.groups:
             usual = float(self.chemistry.molecule_volumes[group.molecule])
             bonds = self.chemistry.graphs[group.molecule].bonds
-            rows = sample_group(model, self.preset, group, self.params, _SEED)
+            rows = sample_group(model, self.preset, group, self.params, VALIDATION_SEED)
             crystals = [crystal_of(row) for row in rows if row["status"] == Status.OK]
             per_molecule.append(
                 (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from packflow_core.align import validation
+from packflow_core.align import gain, validation
 from packflow_core.align.advantages import mixed_advantages, standardised
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.molecules import read_molecules
@@ -87,6 +87,50 @@ def test_validation_counts_clashes_bonds_and_volumes(monkeypatch):
     assert found["val_bonds"] == pytest.approx(2 / 3)
     volumes = [9.0 * 9.0 * spacing for spacing in (8.0, 0.9, 8.0)]
     assert found["val_volume"] == pytest.approx(np.mean(volumes) / chemistry.molecule_volumes[0])
+
+
+def test_a_gain_is_measured_against_the_reference_molecule_by_molecule(monkeypatch):
+    """Energies of two molecules 100 eV apart: only differences of the same one count."""
+    energies = {
+        "before": [[1.0, 2.0, 6.0], [101.0, 102.0, 103.0], [5.0]],
+        "after": [[0.5, 1.0, None], [101.5, 103.0, 103.5], [None]],
+    }
+    asked = []
+
+    def scores(made, engine, mode, hydrogen_steps, pool):
+        made = list(made)
+        asked.append(made[0][1])
+        return [
+            [Score("failed") if e is None else Score("ok", energy=e, force=2 * e) for e in group]
+            for group in energies[made[0][1]]
+        ]
+
+    monkeypatch.setattr(gain, "sample_group", lambda model, *given: model)
+    monkeypatch.setattr(gain, "score_groups", scores)
+    chemistry = TrainingSet.of_molecules([UREA.smiles, "CCO", "CC=O"])
+    watch = gain.RewardGain(chemistry, "open", AlignParams(z=(2,)), "before", pool=None)
+    found = watch("after")
+    assert tuple(found) == watch.names
+    assert found["val_sound"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    medians, lowest = [0.75 - 2.0, 103.0 - 102.0], [0.5 - 1.0, 101.5 - 101.0]
+    assert found["val_energy"] == pytest.approx(96.48533 * np.mean(medians))
+    assert found["val_lowest"] == pytest.approx(96.48533 * np.mean(lowest))
+    assert found["val_force"] == pytest.approx(2 * np.mean(medians))
+    assert watch("before")["val_energy"] == 0.0
+    assert asked == ["before", "after", "before"]  # the reference once
+
+
+def test_validations_join_their_columns():
+    class Part:
+        def __init__(self, name, value):
+            self.names, self.value = (name,), value
+
+        def __call__(self, model):
+            return {self.names[0]: self.value * model}
+
+    both = validation.Validations(Part("a", 1.0), Part("b", 2.0))
+    assert both.names == ("a", "b")
+    assert both(3) == {"a": 3.0, "b": 6.0}
 
 
 class _Engine(SpringsEngine):

@@ -150,6 +150,19 @@ def test_what_is_rewarded_becomes_more_frequent(tmp_path, tiny, chemistry, small
     assert reference.scale(out) == pytest.approx(1.0, abs=3e-3)
 
 
+def test_validated_steps_keep_their_checkpoints(tmp_path, tiny, chemistry, small_cells_win):
+    params = PARAMS.model_copy(update={"validate_every": 2})
+    made = Aligner(
+        params, tiny, chemistry, tmp_path, pool=None, validation=lambda model: {"v": 1.0}
+    )
+    made.run()
+    kept = sorted((tmp_path / "validated").iterdir())
+    assert [p.name for p in kept] == ["step-0002.safetensors", "step-0003.safetensors"]
+    early, late = (weights(load_model(str(p)).model) for p in kept)
+    assert torch.equal(late, weights(load_model(str(made.checkpoint)).model))
+    assert not torch.equal(early, late)
+
+
 def test_the_divergence_ends_it(tmp_path, tiny, chemistry, small_cells_win):
     params = PARAMS.model_copy(update={"kl_stop": 1e-12})
     made = aligned(tmp_path, tiny, chemistry, params)
