@@ -1,0 +1,123 @@
+"""`csp align` and the flow of an alignment, with the demo engine in real worker processes."""
+
+import csv
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+from flows import align as flow_module
+from flows import cli
+from packflow_core.align.params import AlignParams
+from packflow_core.model.checkpoint import load_model, save_open
+from packflow_core.model.open_model import OpenConfig, OpenPackFlow
+
+SETTINGS = {
+    "engine": "springs", "mode": "pressed", "groups": 2, "group_size": 4, "z": [1], "max_heavy": 8,
+    "validate_every": 2, "save_every": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with molecules to learn on and to watch, and a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ours.smi").write_text("CCO ethanol\n\n# later\nNC(N)=O\n")
+    (tmp_path / "held.smi").write_text("CC(C)=O\n")
+    torch.manual_seed(0)
+    model = OpenPackFlow(OpenConfig(d_model=16, nhead=2, num_layers=1, dim_feedforward=16))
+    save_open(tmp_path / "tiny.safetensors", model, model.state_dict(), {})
+    return tmp_path
+
+
+@pytest.fixture
+def align(here, monkeypatch, capsys):
+    def call(*more, **settings):
+        given = {k: json.dumps(v) for k, v in (SETTINGS | settings).items() if k not in OPTIONS}
+        chosen = [x for k, v in given.items() for x in ("--set", f"{k}={v}")]
+        named = [x for k in OPTIONS if k in SETTINGS | settings
+                 for x in (f"--{k}", str((SETTINGS | settings)[k]))]  # fmt: skip
+        monkeypatch.setattr(
+            sys, "argv",
+            ["csp", "align", "--molecules", "ours.smi", "--val", "held.smi", "--out", "aligned",
+             "--generator", "tiny.safetensors", "--workers", "1", "--device", "cpu",
+             *named, *chosen, *more],
+        )  # fmt: skip
+        monkeypatch.setattr(cli, "terminal", cli.Terminal())
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return call
+
+
+#: Settings with options of their own.
+OPTIONS = ("engine", "mode", "steps")
+
+
+def log_of(folder):
+    with (folder / "training-log.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_command_aligns_continues_and_says_what_came_out(here, align):
+    code, out, err = align("--json", steps=1)
+    assert code == 0, err
+    facts = json.loads(out)
+    assert (facts["step"], facts["of"], facts["ended"]) == (1, 1, "")
+    code, out, err = align(steps=3)
+    assert code == 0, err
+    assert "step 3 of 3" in out
+    rows = log_of(here / "aligned")
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    for row in rows:  # validated: the last step of each command, and every second one
+        numbers = [float(row[name]) for name in ("val_clash", "val_sound", "val_energy")]
+        assert all(math.isfinite(x) for x in numbers), row
+    assert all(float(row["sound"]) > 0 for row in rows)
+    kept = sorted(p.name for p in (here / "aligned" / "validated").iterdir())
+    assert kept == [f"step-{step:04d}.safetensors" for step in (1, 2, 3)]
+    base = load_model("tiny.safetensors").model.state_dict()
+    now = load_model(str(here / "aligned" / "model.safetensors"))
+    assert any(not torch.equal(base[k], v) for k, v in now.model.state_dict().items())
+    assert now.meta["aligned_from"]["name"] == "tiny.safetensors"
+    assert now.meta["params"]["engine"] == "springs"
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--set", "group_size=1"), "The alignment setting group_size=1 is wrong"),
+        (("--set", "colour=3"), "colour"),
+        (("--engine", "nosuch"), "nosuch"),
+        (("--molecules", "missing.smi"), "missing.smi"),
+        (("--generator", "nosuch.safetensors"), "nosuch.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_sentence(here, align, more, sentence):
+    code, _, err = align(*more, steps=1)
+    assert code == 2
+    assert sentence in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_bad_molecule_is_named_with_its_line(here, align):
+    (here / "ours.smi").write_text("CCO\nC1CC\n")
+    code, _, err = align(steps=1)
+    assert code == 2
+    assert "C1CC" in err
+    assert "Line 2 of ours.smi" in err
+
+
+def test_the_flow_aligns_too(here, monkeypatch):
+    monkeypatch.setattr(flow_module, "_artifact", lambda *given: None)
+    params = AlignParams(**{**SETTINGS, "steps": 1})
+    facts = flow_module.align.fn(
+        "ours.smi", str(here / "by-flow"), params, generator="tiny.safetensors",
+        validation="held.smi", device="cpu", workers=1,
+    )  # fmt: skip
+    assert facts["step"] == 1
+    assert load_model(facts["checkpoint"]).meta["steps"] == 1
