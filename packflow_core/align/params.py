@@ -35,6 +35,11 @@ class AlignParams(BaseModel):
         0.5, ge=0, le=1, description="lambda: 1 for energies alone, 0 for forces alone"
     )
     advantage_clip: float = Field(5.0, gt=0, description="largest advantage")
+    ranks: bool = Field(
+        False,
+        description="energies and forces count by their ranks in the group: one candidate with "
+        "huge forces squeezes no other",
+    )
     penalise: bool = Field(
         True,
         description="clashing and torn candidates count as worse than the worst; otherwise they "

@@ -124,5 +124,6 @@ def shaped_advantages(
     energies, forces = group_rewards([*ends, *estimates], params.penalise)
     k = len(ends)
     return mixed_advantages(
-        energies[:k] - energies[k:], forces[:k], params.energy_share, params.advantage_clip
-    )
+        energies[:k] - energies[k:], forces[:k], params.energy_share, params.advantage_clip,
+        ranks=params.ranks,
+    )  # fmt: skip

@@ -253,7 +253,9 @@ class Aligner:
         for start in range(0, len(rows), size):
             family = slice(start, start + size)
             energies, forces = group_rewards(scores[family], p.penalise)
-            found[family] = mixed_advantages(energies, forces, p.energy_share, p.advantage_clip)
+            found[family] = mixed_advantages(
+                energies, forces, p.energy_share, p.advantage_clip, ranks=p.ranks
+            )
         if p.diversity:
             new = len(rows) - replayed  # a replayed one did not come again
             faded = self.diversity.factors(_kind(group), rows[:new])

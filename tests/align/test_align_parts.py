@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from packflow_core.align import gain, validation
-from packflow_core.align.advantages import mixed_advantages, standardised
+from packflow_core.align.advantages import mixed_advantages, normal_scores, standardised
 from packflow_core.align.memory import DiversityFilter, ReplayBuffer
 from packflow_core.align.molecules import read_molecules
 from packflow_core.align.objective import clipped_objective, divergence, importance_ratio
@@ -49,6 +49,19 @@ def test_a_channel_without_weight_does_not_count():
     assert mixed_advantages(energies, [7.0, 7.0, 7.0], 0.5) == pytest.approx(
         -0.5 * standardised(energies)
     )
+
+
+def test_ranks_are_not_squeezed_by_one_huge_force():
+    """Quantiles of five values: those of R's qnorm(ppoints(5, a = 3/8)), mirrored."""
+    forces = [3.0, 1e4, 1.0, np.nan, 2.0, 4.0]
+    by_rank = mixed_advantages(forces, forces, 0.0, ranks=True)
+    expected = np.array([0.0, -1.179761, 1.179761, 0.0, 0.497201, -0.497201])
+    scale = np.std(np.delete(expected, 3))
+    assert by_rank == pytest.approx(expected / scale, abs=1e-5)
+    by_value = mixed_advantages(forces, forces, 0.0)
+    assert by_value[2] - by_value[5] < 0.01 < by_rank[2] - by_rank[5]
+    tied = normal_scores([1.0, 1.0, 2.0])
+    assert tied[0] == tied[1] < tied[2]
 
 
 def test_advantages_do_not_depend_on_failed_candidates():
