@@ -25,6 +25,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -56,7 +57,15 @@ FloatArray = NDArray[np.float64]
 _GROUP, _FEWEST = 16, 8
 
 
-def run(molecules: Path, generators: list[str], n: int, z: str, workers: int, out: Path) -> None:
+def run(
+    molecules: Path,
+    generators: list[str],
+    n: int,
+    z: str,
+    workers: int,
+    out: Path,
+    settings: Sequence[str] = (),
+) -> None:
     """Predict every molecule with every generator; finished runs are left as they are."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "generators.txt").write_text("\n".join(generators))
@@ -66,7 +75,7 @@ def run(molecules: Path, generators: list[str], n: int, z: str, workers: int, ou
             folder = out / name / str(number)
             subprocess.run(
                 ["csp", "run", smiles, "--name", name, "--n", str(n), "--z", z, "--quiet",
-                 "--workers", str(workers),
+                 "--workers", str(workers), *(x for text in settings for x in ("--set", text)),
                  "--generator", generator, "--out", str(folder)],
                 check=True,
             )  # fmt: skip
@@ -300,6 +309,7 @@ def main() -> None:
     part.add_argument("--z", default="2,4")
     part.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     part.add_argument("--out", type=Path, required=True)
+    part.add_argument("--set", action="append", default=[], help="FIELD=VALUE of csp run")
     for name in ("table", "proxy"):
         parts.add_parser(name).add_argument("out", type=Path)
     part = parts.add_parser("gain")
@@ -315,7 +325,7 @@ def main() -> None:
         part.add_argument("--out", type=Path, default=Path(f"{name}.png"))
     given = parser.parse_args()
     if given.what == "run":
-        run(given.molecules, given.generator, given.n, given.z, given.workers, given.out)
+        run(given.molecules, given.generator, given.n, given.z, given.workers, given.out, given.set)
     elif given.what == "table":
         table(given.out)
     elif given.what == "proxy":
