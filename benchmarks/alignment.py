@@ -257,7 +257,7 @@ def curves(folders: list[str], out: Path) -> None:
             axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_yscale("log")
     axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(out, dpi=140)
+    figure.savefig(out, dpi=100)
     print(out)
 
 
@@ -276,7 +276,7 @@ def tradeoff(folders: list[str], out: Path) -> None:
         ylabel="median energy less the reference's (kJ/mol)",
     )
     axis.margins(0.2)
-    figure.savefig(out, dpi=140)
+    figure.savefig(out, dpi=100)
     print(out)
 
 
