@@ -41,6 +41,7 @@ class TrainingLog:
     def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
         self.path = folder / LOG_FILE
         self._board: Any = None
+        self._names: list[str] = []
         _trim(self.path, step)
         if tensorboard:
             require_tensorboard()
@@ -50,10 +51,11 @@ class TrainingLog:
 
     def write(self, row: dict[str, float]) -> None:
         """Append a row; its first column is `step`."""
-        is_new = not self.path.exists()
+        if not set(row) <= set(self._names):
+            self._names = _widened(self.path, list(row))
         with self.path.open("a", newline="") as f:
-            writer = csv.DictWriter(f, row)
-            if is_new:
+            writer = csv.DictWriter(f, self._names)
+            if f.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
         if self._board is not None:
@@ -61,6 +63,25 @@ class TrainingLog:
                 if name != "step":
                     self._board.add_scalar(name, value, int(row["step"]))
             self._board.flush()
+
+
+def _widened(path: Path, names: list[str]) -> list[str]:
+    """Columns of a log that has at least these; an earlier version may have written fewer."""
+    try:
+        with path.open(newline="") as f:
+            log = csv.DictReader(f)
+            columns, rows = list(log.fieldnames or []), list(log)
+    except FileNotFoundError:
+        return names
+    if missing := [name for name in names if name not in columns]:
+        columns += missing
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as f:
+            writer = csv.DictWriter(f, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+    return columns
 
 
 def _trim(path: Path, step: int) -> None:

@@ -96,6 +96,18 @@ def test_rows_behind_the_state_are_removed(tmp_path):
     assert [(r["step"], r["loss"]) for r in found] == [("2", "0.5"), ("4", "0.5"), ("6", "0.25")]
 
 
+def test_a_log_of_an_earlier_version_gets_the_new_columns(tmp_path):
+    TrainingLog(tmp_path, 0).write({"step": 1, "loss": 0.5})
+    rows = TrainingLog(tmp_path, 1)
+    rows.write({"step": 2, "loss": 0.25, "energy": -1.0})
+    rows.write({"step": 3, "loss": 0.125})
+    TrainingLog(tmp_path, 3)  # and finds all of them whole
+    found = list(csv.DictReader((tmp_path / LOG_FILE).open()))
+    assert [(r["step"], r["loss"], r["energy"]) for r in found] == [
+        ("1", "0.5", ""), ("2", "0.25", "-1.0"), ("3", "0.125", ""),
+    ]  # fmt: skip
+
+
 def test_tensorboard_holds_the_numbers_of_the_table(data, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Trainer(PARAMS, data, data, tmp_path, tensorboard=True).run()
