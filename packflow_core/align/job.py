@@ -11,10 +11,12 @@ from typing import Any
 from packflow_core.align.gain import RewardGain
 from packflow_core.align.molecules import read_molecules
 from packflow_core.align.params import AlignParams
+from packflow_core.align.rollouts import usable
 from packflow_core.align.trainer import Aligner
 from packflow_core.align.validation import RawQuality, Validations
 from packflow_core.devices import make_seats
 from packflow_core.engines.registry import engine_traits, fetch_engine
+from packflow_core.errors import UserInputError
 from packflow_core.stages.generate import resolve_device
 from packflow_core.store.atomic import make_folder
 from packflow_core.training.data import TrainingSet
@@ -96,8 +98,18 @@ def run_alignment(
 
 def _watched(job: AlignJob) -> TrainingSet | None:
     """Molecules whose raw samples are watched."""
-    if not job.params.validate_every:
+    params = job.params
+    if not params.validate_every:
         return None
     if job.validation is not None:
-        return read_molecules(job.validation, "val")
-    return read_molecules(job.molecules, "val") if job.molecules.is_dir() else None
+        found = read_molecules(job.validation, "val")
+    elif job.molecules.is_dir():
+        found = read_molecules(job.molecules, "val")
+    else:
+        return None
+    if not usable(found, params):
+        raise UserInputError(
+            f"No molecule to validate on fits into a cell of {params.max_heavy} heavy atoms with "
+            f"Z = {min(params.z)}; name smaller ones, raise max_heavy, or set validate_every=0."
+        )
+    return found

@@ -112,6 +112,14 @@ def test_a_bad_molecule_is_named_with_its_line(here, align):
     assert "Line 2 of ours.smi" in err
 
 
+def test_molecules_to_watch_that_are_too_large_are_refused_before_the_first_step(here, align):
+    (here / "held.smi").write_text("c1ccc2ccccc2c1\n")
+    code, _, err = align(steps=1)
+    assert code == 2
+    assert "No molecule to validate on fits into a cell of 8 heavy atoms" in err
+    assert not (here / "aligned" / "training-log.csv").exists()
+
+
 def test_the_flow_aligns_too(here, monkeypatch):
     monkeypatch.setattr(flow_module, "_artifact", lambda *given: None)
     params = AlignParams(**{**SETTINGS, "steps": 1})
