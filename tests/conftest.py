@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import sys
 
 # A shell starts what runs in its background with Ctrl-C ignored, and programs that the tests start
 # would inherit that; with a handler here they start with the default.
@@ -31,6 +32,22 @@ def _private_cache(tmp_path_factory):
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture
+def call_csp(monkeypatch, capsys):
+    """Call `csp` in this process: exit code, standard output, standard error."""
+    from flows import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["csp", *map(str, arguments)])
+        monkeypatch.setattr(cli, "terminal", cli.Terminal())
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
 from packflow_core.errors import UserInputError
 from packflow_core.spec import make_spec
 from packflow_core.stages import chunk
@@ -23,18 +22,10 @@ DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture
-def csp(monkeypatch, capsys):
+def csp(call_csp):
     """Call the command in this process: exit code, standard output, standard error."""
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["csp", *map(str, arguments)])
-        monkeypatch.setattr(cli, "terminal", cli.Terminal())
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
+    return call_csp
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 import csv
 import json
 import math
-import sys
 
 import pytest
 import torch
 
 from flows import align as flow_module
-from flows import cli
 from packflow_core.align.params import AlignParams
 from packflow_core.model.checkpoint import load_model, save_open
 from packflow_core.model.open_model import OpenConfig, OpenPackFlow
@@ -32,30 +30,28 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def align(here, monkeypatch, capsys):
-    def call(*more, **settings):
-        given = {k: json.dumps(v) for k, v in (SETTINGS | settings).items() if k not in OPTIONS}
-        chosen = [x for k, v in given.items() for x in ("--set", f"{k}={v}")]
-        named = [x for k in OPTIONS if k in SETTINGS | settings
-                 for x in (f"--{k}", str((SETTINGS | settings)[k]))]  # fmt: skip
-        monkeypatch.setattr(
-            sys, "argv",
-            ["csp", "align", "--molecules", "ours.smi", "--val", "held.smi", "--out", "aligned",
-             "--generator", "tiny.safetensors", "--workers", "1", "--device", "cpu",
-             *named, *chosen, *more],
-        )  # fmt: skip
-        monkeypatch.setattr(cli, "terminal", cli.Terminal())
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
-
-
 #: Settings with options of their own.
 OPTIONS = ("engine", "mode", "steps")
+
+
+@pytest.fixture
+def align(here, call_csp):
+    """Call `csp align` on them with small settings: exit code, output, errors."""
+
+    def call(*more, **settings):
+        given = SETTINGS | settings
+        named = [x for k in OPTIONS if k in given for x in (f"--{k}", given[k])]
+        others = [
+            x for k, v in given.items() if k not in OPTIONS
+            for x in ("--set", f"{k}={json.dumps(v)}")
+        ]  # fmt: skip
+        return call_csp(
+            "align", "--molecules", "ours.smi", "--val", "held.smi", "--out", "aligned",
+            "--generator", "tiny.safetensors", "--workers", "1", "--device", "cpu",
+            *named, *others, *more,
+        )  # fmt: skip
+
+    return call
 
 
 def log_of(folder):

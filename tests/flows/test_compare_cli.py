@@ -1,30 +1,22 @@
 """`csp compare` on run folders, and what it refuses before anything starts."""
 
 import json
-import sys
+from functools import partial
 
 import pytest
 from race_runs import Candidate, inline, no_figures, write  # noqa: F401
 
-from flows import cli, local_api
+from flows import local_api
 from packflow_core.store.lock import RunLock
 
 RACE = ("--generators", "random,random+press", "--engine", "springs")
 
 
 @pytest.fixture
-def compare(monkeypatch, capsys):
+def compare(call_csp):
     """Call `csp compare` in this process: exit code, standard output, standard error."""
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["csp", "compare", *map(str, arguments)])
-        monkeypatch.setattr(cli, "terminal", cli.Terminal())
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
+    return partial(call_csp, "compare")
 
 
 @pytest.fixture

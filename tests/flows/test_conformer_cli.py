@@ -1,7 +1,7 @@
 """`csp conformers`: table, files, JSON, and one sentence for every mistake."""
 
 import json
-import sys
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,21 +13,13 @@ ROY = "Cc1cc(C#N)c(Nc2ccccc2[N+](=O)[O-])s1"
 
 
 @pytest.fixture
-def csp(monkeypatch, capsys, tmp_path):
+def csp(call_csp, monkeypatch, tmp_path):
     """Call the command in this process, in an empty folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
     if not any(c.callback is conformer_cli.conformers for c in cli.app.registered_commands):
         cli.app.command()(conformer_cli.conformers)
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["csp", "conformers", *map(str, arguments)])
-        monkeypatch.setattr(cli, "terminal", cli.Terminal())
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
+    return partial(call_csp, "conformers")
 
 
 def test_table_and_files(csp, tmp_path):

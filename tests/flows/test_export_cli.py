@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli
 from packflow_core.analysis.pxrd_patterns import PxrdParams, find_reflections, profile
 from packflow_core.crystal.cif import read_cif
 from packflow_core.spec import make_spec
@@ -21,16 +19,8 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
-def csp(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["csp", *map(str, arguments)])
-        monkeypatch.setattr(cli, "terminal", cli.Terminal())
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
+def csp(call_csp):
+    return call_csp
 
 
 def test_an_export_never_replaces_the_table_of_a_run(csp, ranked):

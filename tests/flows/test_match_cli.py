@@ -1,7 +1,7 @@
 """`csp match`: two crystals and a run against a reference, and one sentence for every mistake."""
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -28,21 +28,13 @@ SMILES = "CC(O)c1ccc(Cl)nc1"
 
 
 @pytest.fixture
-def csp(monkeypatch, capsys, tmp_path):
+def csp(call_csp, monkeypatch, tmp_path):
     """Call the command in this process, in an empty folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
     if not any(getattr(c.callback, "__name__", "") == "match" for c in cli.app.registered_commands):
         match_cli.add_to(cli.app, lambda: cli.terminal)
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["csp", "match", *map(str, arguments)])
-        monkeypatch.setattr(cli, "terminal", cli.Terminal())
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
+    return partial(call_csp, "match")
 
 
 def packing(turn: int) -> Crystal:

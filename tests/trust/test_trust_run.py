@@ -1,7 +1,6 @@
 """What a run folder tells of its energies, and the commands that look at them again."""
 
 import json
-import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -161,19 +160,10 @@ def guards(monkeypatch):
     return pool
 
 
-def csp(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["csp", *map(str, arguments)])
-    monkeypatch.setattr(cli, "terminal", cli.Terminal())
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    out, err = capsys.readouterr()
-    return end.value.code, out, err
-
-
 @pytest.mark.usefixtures("with_report")
-def test_csp_verify_writes_its_files_and_shows_in_csp_rank(finished, guards, monkeypatch, capsys):
+def test_csp_verify_writes_its_files_and_shows_in_csp_rank(finished, guards, call_csp):
     folder, _ = finished
-    code, out, _ = csp(monkeypatch, capsys, "verify", folder, "--top", 3, "--no-relax", "--quiet")
+    code, out, _ = call_csp("verify", folder, "--top", 3, "--no-relax", "--quiet")
     assert code == 0
     table = pq.read_table(folder / TRUST_TABLE)
     assert table["rank"].to_pylist() == [1, 2, 3]
@@ -181,7 +171,7 @@ def test_csp_verify_writes_its_files_and_shows_in_csp_rank(finished, guards, mon
     findings = json.loads((folder / TRUST_JSON).read_text())["findings"]
     assert findings[0].startswith("Energies of the best 3 structures in equivalent cells differ")
     assert " ".join(out.split()) == " ".join(findings)
-    _, shown, _ = csp(monkeypatch, capsys, "rank", folder, "--top", 1)
+    _, shown, _ = call_csp("rank", folder, "--top", 1)
     assert findings[0] in " ".join(shown.split())
     assert findings[0][:40] in (folder / "report.html").read_text()
 
@@ -233,11 +223,11 @@ def test_the_end_of_a_run_looks_at_the_best_five(open_folder, workers, molecule,
     assert looked_at == [5]
 
 
-def test_nothing_ranked_is_the_users_mistake(open_folder, monkeypatch, capsys):
+def test_nothing_ranked_is_the_users_mistake(open_folder, call_csp):
     with open_folder() as run:
         folder = run.folder
-    for command in (["verify"], ["free-energy"]):
-        code, _, err = csp(monkeypatch, capsys, *command, folder)
+    for words in (["verify"], ["free-energy"]):
+        code, _, err = call_csp(*words, folder)
         assert code == 2
         assert "holds no ranked structures yet" in err
 
