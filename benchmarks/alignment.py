@@ -242,8 +242,8 @@ def curves(folders: list[str], out: Path) -> None:
     panels = [
         ("sound", "sound rollouts"), ("val_clash", "clashing atoms, validation"),
         ("val_bonds", "bonds within 0.4 Å, validation"),
-        ("val_energy", "energy gained, validation (kJ/mol)"),
-        ("val_force", "force gained, validation (eV/Å)"),
+        ("val_energy", "energy less the reference's (kJ/mol)"),
+        ("val_force", "force less the reference's (eV/Å)"),
         ("divergence", "divergence from the reference"),
     ]  # fmt: skip
     figure, grid = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
