@@ -7,8 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 
-from flows import cli, conformer_cli
-
 ROY = "Cc1cc(C#N)c(Nc2ccccc2[N+](=O)[O-])s1"
 
 
@@ -16,9 +14,6 @@ ROY = "Cc1cc(C#N)c(Nc2ccccc2[N+](=O)[O-])s1"
 def csp(call_csp, monkeypatch, tmp_path):
     """Call the command in this process, in an empty folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
-    if not any(c.callback is conformer_cli.conformers for c in cli.app.registered_commands):
-        cli.app.command()(conformer_cli.conformers)
-
     return partial(call_csp, "conformers")
 
 

@@ -10,7 +10,6 @@ import pytest
 from race_runs import InlinePool
 from rdkit.Chem import AllChem
 
-from flows import cli, match_cli
 from packflow_core.chem.molecule import Molecule
 from packflow_core.crystal.cif import write_cif
 from packflow_core.crystal.crystal import Crystal
@@ -31,9 +30,6 @@ SMILES = "CC(O)c1ccc(Cl)nc1"
 def csp(call_csp, monkeypatch, tmp_path):
     """Call the command in this process, in an empty folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
-    if not any(getattr(c.callback, "__name__", "") == "match" for c in cli.app.registered_commands):
-        match_cli.add_to(cli.app, lambda: cli.terminal)
-
     return partial(call_csp, "match")
 
 
